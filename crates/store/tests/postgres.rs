@@ -1,6 +1,8 @@
 //! Settings of a PostgreSQL server that are not the store's to choose.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use stvor_base::ErrorCode as _;
 use stvor_store::{
@@ -64,6 +66,68 @@ async fn a_commit_is_synchronous_where_the_session_forgot_that_it_was_asked_for_
     let seen = server.sql(&database.name, "SELECT setting FROM seen ORDER BY number").unwrap();
     assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), ["on"; 3]);
     store.close().await.unwrap();
+}
+
+/// As a pooler that gives each transaction another session: what is set in one is forgotten after each. Gives its port.
+fn forgetful_pooler(server: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let behind = TcpStream::connect(("127.0.0.1", server)).unwrap();
+            let (mut from, mut to) = (client.try_clone().unwrap(), behind.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            std::thread::spawn(move || forget_after_each(client, behind));
+        }
+    });
+    port
+}
+
+/// Hands the server's messages on. Before it says that it is ready after a transaction the session is reset.
+fn forget_after_each(mut client: TcpStream, mut server: TcpStream) -> std::io::Result<()> {
+    let query = b"RESET synchronous_commit\0";
+    let length = u32::try_from(4 + query.len()).unwrap();
+    let reset = [b"Q".as_slice(), &length.to_be_bytes(), query].concat();
+    let mut held = None;
+    loop {
+        let mut message = vec![0; 5];
+        server.read_exact(&mut message)?;
+        let length = u32::from_be_bytes(message[1..].try_into().unwrap());
+        message.resize(1 + usize::try_from(length).unwrap(), 0);
+        server.read_exact(&mut message[5..])?;
+        let ready = message[0] == b'Z';
+        match held.take() {
+            None if ready && message[5] == b'I' => {
+                held = Some(message);
+                server.write_all(&reset)?;
+            }
+            None => client.write_all(&message)?,
+            Some(before) if ready => client.write_all(&before)?,
+            // An answer to what the client did not ask for.
+            Some(before) => held = Some(before),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_default_that_commits_without_the_disk_is_raised_and_found_where_a_pooler_forgets_that() {
+    let Some(server) = Postgres::start().unwrap() else { return };
+    let database = server.database().unwrap();
+    let pooled = server.url_at(forgetful_pooler(server.port()), &database.name);
+    let codes = async |url: &str| -> Vec<&'static str> {
+        let found = PostgresStores::new(url).unwrap().findings().await.unwrap();
+        found.iter().map(|finding| finding.code).collect()
+    };
+    assert!(codes(&pooled).await.is_empty());
+    for (of, weak) in [(format!("DATABASE {}", database.name), "off"), ("ROLE stvor".to_owned(), "local")] {
+        let asked = format!("{}&options=-csynchronous_commit%3D{weak}", database.url);
+        assert!(codes(&asked).await.is_empty());
+        server.sql("postgres", &format!("ALTER {of} SET synchronous_commit = {weak}")).unwrap();
+        assert!(codes(&database.url).await.is_empty());
+        assert_eq!(codes(&pooled).await, ["postgres_synchronous_commit"]);
+    }
+    server.sql("postgres", "ALTER ROLE stvor SET synchronous_commit = on").unwrap();
+    assert!(codes(&pooled).await.is_empty());
 }
 
 #[tokio::test]

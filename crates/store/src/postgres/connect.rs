@@ -342,11 +342,15 @@ impl Server {
             "postgres_full_page_writes_off",
             "a torn page after a crash damages the database",
         );
+        // More was asked for when the connection was made: it is another session by now.
         if ["off", "local"].contains(&text(2).as_str()) {
             found.push(Finding::new(
                 "postgres_synchronous_commit",
-                format!("synchronous_commit is {} and can not be raised by this client", text(2)),
-                "set synchronous_commit = on for this user and database",
+                format!(
+                    "synchronous_commit is {} though more was asked for: a connection pooler hands out other sessions",
+                    text(2)
+                ),
+                "set synchronous_commit = on for this user and database, or connect without that pooler",
             ));
         }
         if row.try_get::<_, i64>(4).unwrap_or(0) > 0 && text(3).is_empty() {
