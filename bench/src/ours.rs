@@ -276,7 +276,8 @@ pub fn respond(bob: &mut Device, mut blank: Conversation, first: &[u8]) -> Resul
     blank.decrypt(&context(&bob.identity), delivery, &mut bob.rng)
 }
 
-/// Somebody of that name writes to `to` and is answered: their address, and the rows that `to` has of the conversation, which it keeps no more.
+/// Somebody of that name writes to `to` and is answered: their address, and the rows that `to` has of the conversation, which it keeps no
+/// more.
 ///
 /// # Errors
 /// When the protocol refuses.

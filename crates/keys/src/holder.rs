@@ -71,7 +71,8 @@ impl HolderKind {
 /// Someone who can open a sealed thing. `context` is the identity of that thing (a store id): a wrapped key opens in
 /// its own context only.
 ///
-/// What it wrapped for a store it has to unwrap at once, before anything is sealed with it. Both operations may take long (a passphrase is slow on purpose): keep them off an asynchronous executor.
+/// What it wrapped for a store it has to unwrap at once, before anything is sealed with it. Both operations may take long (a passphrase
+/// is slow on purpose): keep them off an asynchronous executor.
 pub trait KeyHolder: core::fmt::Debug + Send + Sync {
     /// What kind this is.
     fn kind(&self) -> HolderKind;

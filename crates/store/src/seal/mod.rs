@@ -190,8 +190,8 @@ impl Sealed {
         Ok(header_or_empty(store, LAYOUTS).await?.map(|header| StoreInfo::of(&header)))
     }
 
-    /// Opens a store that was sealed before, or seals an empty one, for `holder`, which is tried before anything is written. Of several that seal an empty one at
-    /// once one does, and the others open what it sealed.
+    /// Opens a store that was sealed before, or seals an empty one, for `holder`, which is tried before anything is written. Of several
+    /// that seal an empty one at once one does, and the others open what it sealed.
     ///
     /// # Errors
     /// [`StoreError::Key`] with `WRONG_KEY` when another key opens it, and [`StoreError::TooNew`] when its records have layouts
