@@ -144,3 +144,44 @@ fn memories_of_the_python_program_come_over_once_and_what_no_key_opens_is_named(
     let levels: Vec<_> = headers.iter().map(|header| header["level"].as_u64()).collect();
     assert_eq!(levels, [Some(2); 3], "none comes over below the level that was asked for");
 }
+
+/// Some seconds and a gigabyte for each of the three derivations: the format stores no smaller cost.
+#[test]
+fn a_backup_and_a_profile_of_the_python_program_come_over_with_the_passphrases_of_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let served = Served::new();
+    served.owner("unlock");
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/../vault/tests/fixtures/python-vault");
+    let key = format!("--old-keyfile static-keyfile={old}/static-keyfile.key");
+    let passphrase = served.home.secret("passphrase", "old passphrase\nanother line\n");
+    let backup = served.home.secret("backup-passphrase", "backup passphrase\n");
+    let taken = |taken, there, left_out| json!({ "taken": taken, "there": there, "left_out": left_out });
+
+    let of_backup = |file: &std::path::Path| {
+        let file = file.display();
+        served.try_owner(&format!("import-python {old}/backup.json {key} --backup-passphrase-file {file}"))
+    };
+    let (code, out, err) = of_backup(&passphrase);
+    assert!(code == 4 && out.is_empty() && err.contains("WRONG_KEY"), "{code} {out:?} {err}");
+    std::fs::set_permissions(&backup, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, out, err) = of_backup(&backup);
+    assert!(code == 3 && out.is_empty() && err.contains("chmod 600"), "{code} {out:?} {err}");
+    std::fs::set_permissions(&backup, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(served.owner("list --namespace default").len(), 0);
+    let (code, out, err) = of_backup(&backup);
+    assert_eq!((code, &out[0]), (2, &taken(1, 0, 1)), "{err}");
+    assert!(err.contains("the backup was made without its content"), "{err}");
+
+    // The database has what the backup had, and a memory behind a passphrase.
+    let line = format!("import-python {old}/vault.db {key} --old-passphrase-file {}", passphrase.display());
+    assert_eq!(served.owner(&line)[0], taken(3, 1, 0));
+    let listed = served.owner("list --namespace default");
+    assert_eq!(listed.iter().filter(|header| header["state"] == "live").count(), 3, "{listed:?}");
+    let of = |number: usize| {
+        let name = format!("00000000-0000-4000-8000-{number:012}");
+        let header = listed.iter().find(|header| header["metadata"]["memory-vault.id"] == name.as_str());
+        let id = header.unwrap()["id"].as_str().unwrap();
+        served.owner(&format!("recall {id}"))[0]["content"]["text"].clone()
+    };
+    assert_eq!([of(1), of(4)], ["tea at five", "behind a passphrase"]);
+}
