@@ -145,7 +145,8 @@ impl fmt::Display for CosignatureVerifier {
     }
 }
 
-/// What a log asks of a witness: the body of C2SP tlog-witness's `add-checkpoint`.
+/// A checkpoint with the proof that it goes on from an earlier one: what a log asks of a witness, the body of C2SP tlog-witness's
+/// `add-checkpoint`. It stands alone: who has the earlier checkpoint verifies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddCheckpoint {
     /// The size that the witness signed last, as the log knows it.
@@ -162,7 +163,7 @@ impl AddCheckpoint {
     /// # Errors
     /// [`TlogError::Malformed`].
     pub fn parse(bytes: &[u8]) -> Result<Self, TlogError> {
-        let malformed = |reason| TlogError::malformed("request to the witness", reason);
+        let malformed = |reason| TlogError::malformed("proof of a checkpoint", reason);
         let text = core::str::from_utf8(bytes).map_err(|_| malformed("it is not UTF-8"))?;
         let (head, note) = text.split_once("\n\n").ok_or(malformed("it has no empty line"))?;
         let mut lines = head.lines();
@@ -174,6 +175,26 @@ impl AddCheckpoint {
             return Err(malformed("its proof is too long"));
         }
         Ok(Self { old_size, proof: ConsistencyProof(proof), note: Note::parse(note.as_bytes())? })
+    }
+
+    /// Verifies that the log of its checkpoint goes on from that of `old`, and that one of `trusted` signed both for the log
+    /// `origin`. Returns the earlier checkpoint and the later one.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; [`TlogError::BadProof`].
+    pub fn verify(
+        &self,
+        old: &Note,
+        origin: &str,
+        trusted: &[Verifier],
+    ) -> Result<(Checkpoint, Checkpoint), TlogError> {
+        let old = Checkpoint::open(old, origin, trusted)?;
+        let new = Checkpoint::open(&self.note, origin, trusted)?;
+        if self.old_size != old.size() {
+            return Err(TlogError::BadProof { what: "consistency" });
+        }
+        self.proof.verify((old.size(), old.root()), (new.size(), new.root()))?;
+        Ok((old, new))
     }
 }
 

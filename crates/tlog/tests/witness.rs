@@ -71,6 +71,37 @@ fn a_log_that_grows_is_signed_and_its_notes_carry_both_signatures() {
 }
 
 #[test]
+fn a_checkpoint_is_shown_to_go_on_from_an_earlier_one_and_from_no_other() {
+    let mut log = Log::new();
+    log.grow(&["a", "b", "c"]);
+    let old = log.note();
+    log.grow(&["d", "e", "f", "g"]);
+    let proof = AddCheckpoint::parse(log.ask(3).to_string().as_bytes()).unwrap();
+    let trusted = [log.signer.verifier().clone()];
+    let (from, to) = proof.verify(&old, ORIGIN, &trusted).unwrap();
+    assert_eq!((from.size(), to.size(), to.root()), (3, 7, log.tree.root()));
+
+    let bad = Err(TlogError::BadProof { what: "consistency" });
+    // Signed by the log's own key, over another log of the same size, or of another size.
+    for entries in [&["a", "x", "c"][..], &["a", "b"], &["a", "b", "c", "d"]] {
+        let mut other = Log::new();
+        other.grow(entries);
+        assert_eq!(proof.verify(&other.note(), ORIGIN, &trusted), bad, "{entries:?}");
+    }
+    for at in 0..proof.proof.0.len() {
+        let mut changed = proof.clone();
+        changed.proof.0[at].0[0] ^= 1;
+        assert_eq!(changed.verify(&old, ORIGIN, &trusted), bad);
+    }
+    let shorter = AddCheckpoint { note: old.clone(), ..proof.clone() };
+    assert_eq!(shorter.verify(&old, ORIGIN, &trusted), bad, "of another checkpoint");
+    assert!(matches!(proof.verify(&old, "other.example", &trusted), Err(TlogError::OtherLog { .. })));
+    let stranger = Signer::generate(ORIGIN, &mut DeterministicRandom::from_label("stranger")).unwrap();
+    let strange = proof.verify(&old, ORIGIN, &[stranger.verifier().clone()]);
+    assert_eq!(strange, Err(TlogError::Untrusted));
+}
+
+#[test]
 fn a_log_that_was_written_anew_or_cut_is_not_signed_again() {
     let (mut log, cosigner) = (Log::new(), cosigner());
     let mut witness = witness(&log);

@@ -258,4 +258,38 @@ impl crate::engine::Engine {
         let proof = ConsistencyProof::make(&self.database, old_size, size)?;
         Ok(AddCheckpoint { old_size, proof, note })
     }
+
+    /// Proves that the log of a checkpoint, of the newest one where none is given, goes on from that of an earlier one.
+    pub(crate) fn prove_consistency(
+        &self,
+        old: &Note,
+        new: Option<Note>,
+    ) -> Result<AddCheckpoint, VaultError> {
+        let trust = self.held()?.base.trust();
+        let newest = || -> Result<Note, VaultError> {
+            let text = self.database.checkpoint()?;
+            let text = text.ok_or_else(|| TlogError::Missing("the checkpoint".into()))?;
+            Ok(Note::parse(text.as_bytes())?)
+        };
+        let note = new.map_or_else(newest, Ok)?;
+        let (from, to) = (trust.open(old)?.size(), trust.open(&note)?.size());
+        if from > to {
+            return Err(VaultError::invalid("the first checkpoint is the later one: exchange the two"));
+        }
+        for known in [old, &note] {
+            match self.compare(known)? {
+                Known::Holds => {}
+                Known::Longer(size) => {
+                    let reason = format!("it was cut: the checkpoint signs {size} events");
+                    return Err(VaultError::tampered("the log", reason));
+                }
+                Known::Other => {
+                    let reason = "it is not the one that the checkpoint signs: it was written anew";
+                    return Err(VaultError::tampered("the log", reason));
+                }
+            }
+        }
+        let proof = ConsistencyProof::make(&self.database, from, to)?;
+        Ok(AddCheckpoint { old_size: from, proof, note })
+    }
 }

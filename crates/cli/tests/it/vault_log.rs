@@ -100,3 +100,65 @@ fn a_file_of_checkpoints_that_was_removed_is_told() {
     assert_eq!(served.owner("verify --accept-missing")[0]["ok"], true);
     assert_eq!(served.owner("verify")[0]["ok"], true);
 }
+
+#[test]
+fn one_checkpoint_is_proved_to_go_on_from_another_and_none_from_what_it_does_not() {
+    let (served, other) = (Served::new(), Served::new());
+    let place = |name: &str| served.home.path(name).display().to_string();
+    let key_of = |one: &Served| one.owner("status")[0]["verifier"].as_str().unwrap().to_owned();
+    for one in [&served, &other] {
+        one.owner("unlock");
+        one.owner_stores("Tea at five");
+    }
+    let (key, strange) = (key_of(&served), key_of(&other));
+    // Each proof of an event carries the newest checkpoint.
+    for name in ["old", "new"] {
+        served.owner(&format!("proof make 0 --out {}", place(name)));
+        served.owner_stores("Tea at six");
+    }
+    let (old, new, proof) = (place("old/event-0.proof"), place("new/event-0.proof"), place("proof"));
+    served.owner(&format!("proof consistency {old} {new} --out {proof}"));
+    let check = |line: &str| served.owner(&format!("proof check-consistency {line} --verifier {key}"));
+    let found = check(&format!("{old} {proof} {new}"));
+    assert_eq!((&found[0]["ok"], &found[0]["log"]), (&true.into(), &"example.com/vault".into()));
+    assert!(found[0]["old"].as_u64() < found[0]["size"].as_u64(), "{found:?}");
+    // The newest of the vault goes on from it, and a proof carries a checkpoint, too.
+    let newest = place("newest");
+    served.owner(&format!("proof consistency {proof} --out {newest}"));
+    let on = check(&format!("{new} {newest}"));
+    assert_eq!(on[0]["old"], found[0]["size"]);
+    assert!(on[0]["size"].as_u64() > found[0]["size"].as_u64(), "{on:?}");
+
+    let refused = |line: &str, (exit, said): (i32, &str)| {
+        let (code, out, err) = served.try_owner(&format!("proof {line}"));
+        assert!(code == exit && out.is_empty() && err.contains(said), "{line}: {code} {out:?} {err}");
+    };
+    let check = |files: &str, key: &str| format!("check-consistency {files} --verifier {key}");
+    refused(&check(&format!("{new} {proof}"), &key), (7, "LOG_PROOF_INVALID"));
+    refused(&check(&format!("{old} {proof} {newest}"), &key), (7, "LOG_PROOF_INVALID"));
+    refused(&check(&format!("{old} {proof}"), &strange), (1, "LOG_UNTRUSTED"));
+    refused(&check(&format!("{old} {old}"), &key), (1, "LOG_MALFORMED"));
+    let (text, size) = (std::fs::read_to_string(&proof).unwrap(), found[0]["size"].as_u64().unwrap());
+    let changed = place("changed");
+    let first = text.lines().nth(1).unwrap();
+    let (next, longer) = (format!("\n{size}\n"), format!("\n{}\n", size + 1));
+    let zero = STANDARD.encode([0; 32]);
+    for (from, to, code) in
+        [(first, zero.as_str(), "LOG_PROOF_INVALID"), (next.as_str(), longer.as_str(), "LOG_FORGED")]
+    {
+        let other = text.replacen(from, to, 1);
+        assert_ne!(other, text);
+        std::fs::write(&changed, other).unwrap();
+        refused(&check(&format!("{old} {changed}"), &key), (7, code));
+        if code == "LOG_FORGED" {
+            refused(&check(&format!("{changed} {newest}"), &key), (7, code));
+        }
+    }
+    // The vault proves nothing of what its log did not sign.
+    let nothing = place("nothing");
+    refused(&format!("consistency {new} {old} --out {nothing}"), (2, "exchange the two"));
+    let foreign = place("foreign");
+    other.owner(&format!("proof make 0 --out {foreign}"));
+    refused(&format!("consistency {foreign}/event-0.proof --out {nothing}"), (1, "LOG_UNTRUSTED"));
+    assert!(!std::path::Path::new(&nothing).exists());
+}

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use stvor_crypto::{Secret, SecretBytes};
 use stvor_keys::fido2::Presence;
 use stvor_keys::recipients::{Recipient, Sealing};
+use stvor_tlog::Note;
 use stvor_tlog::witness::CosignatureVerifier;
 
 use super::outbox;
@@ -277,6 +278,8 @@ pub enum RecoveryVerb {
     ApproveWithCode { id: MemoryId, seconds: u64, code: Hidden },
     /// Prove a claim of a memory.
     ProveProperty { id: MemoryId, claim: Claim, audience: String },
+    /// Prove that the log of a signed checkpoint, of the newest where that is nothing, goes on from that of an earlier one.
+    ProveConsistency { old: String, new: Option<String> },
     /// Sign a statement.
     Attest { statement: String },
     /// Have the log signed by a witness.
@@ -398,6 +401,11 @@ impl RecoveryVerb {
                 vault.approve_with_code(id, Duration::from_secs(seconds), code.text()).map(done)
             }
             Self::ProveProperty { id, claim, audience } => value(vault.prove_property(id, claim, &audience)?),
+            Self::ProveConsistency { old, new } => {
+                let new = new.map(|note| Note::parse(note.as_bytes())).transpose()?;
+                let proof = vault.prove_consistency(Note::parse(old.as_bytes())?, new)?;
+                Ok(json!({ "proof": proof.to_string(), "old": proof.old_size }))
+            }
             Self::Attest { statement } => Ok(json!({ "note": vault.attest(&statement)?.to_string() })),
             Self::AskWitness { socket, key } => {
                 vault.ask_witness(&socket, &CosignatureVerifier::parse(&key)?).map(signed)

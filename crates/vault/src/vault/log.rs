@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use stvor_tlog::witness::AddCheckpoint;
 use stvor_tlog::{Note, ProofFile};
 
 use super::{Job, Pending, Vault};
@@ -124,5 +125,14 @@ impl Vault {
     /// [`VaultError::Log`] when there is no such event.
     pub fn prove(&self, event: u64) -> Result<(Vec<u8>, ProofFile), VaultError> {
         self.ask(move |engine| engine.prove(event)).wait()
+    }
+
+    /// The proof that the log of the checkpoint `new`, of its newest one where that is nothing, goes on from that of `old`.
+    ///
+    /// # Errors
+    /// [`VaultError::Log`] when one is not signed by this log; [`VaultError::Tampered`] when this is not the log that they sign;
+    /// [`VaultError::Invalid`] when `new` is the earlier one.
+    pub fn prove_consistency(&self, old: Note, new: Option<Note>) -> Result<AddCheckpoint, VaultError> {
+        self.ask(move |engine| engine.prove_consistency(&old, new)).wait()
     }
 }

@@ -88,6 +88,37 @@ fn a_vault_that_was_set_back_with_every_local_copy_is_found() {
 }
 
 #[test]
+fn a_vault_that_was_set_back_proves_no_consistency_with_what_it_signed_before() {
+    let world = World::new();
+    let vault = world.open();
+    let newest = |vault: &Vault| vault.prove(0).unwrap().1.checkpoint;
+    store(&vault, "old");
+    let old = newest(&vault);
+    drop(vault);
+    let before = world.directory.path().join("before");
+    copy(&world.path(), &before);
+    let vault = world.open();
+    store(&vault, "what somebody wants to undo");
+    let new = newest(&vault);
+    let proof = vault.prove_consistency(old.clone(), Some(new.clone())).unwrap();
+    assert_eq!(proof.note, new);
+    let key = [Verifier::parse(&vault.status().unwrap().verifier).unwrap()];
+    proof.verify(&old, "example.com/vault", &key).unwrap();
+    drop(vault);
+    std::fs::remove_dir_all(world.path()).unwrap();
+    copy(&before, &world.path());
+    let vault = world.open();
+    let both = vault.prove_consistency(old.clone(), Some(new.clone())).unwrap_err();
+    assert!(both.to_string().contains("it was cut"), "{both}");
+    for number in 0..10 {
+        store(&vault, &format!("other {number}"));
+    }
+    let refused = vault.prove_consistency(new, None).unwrap_err();
+    assert!(refused.code() == "VAULT_TAMPERED" && refused.to_string().contains("written anew"), "{refused}");
+    vault.prove_consistency(old, None).unwrap();
+}
+
+#[test]
 fn a_witness_signs_no_log_that_it_was_not_told_of() {
     let world = World::new();
     let vault = world.open();

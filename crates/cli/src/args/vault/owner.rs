@@ -108,6 +108,31 @@ pub(crate) enum ProofCommand {
         #[arg(long, value_name = "KEY", required = true)]
         verifier: Vec<String>,
     },
+    /// Write the proof that the log of one checkpoint goes on from that of an earlier one
+    ///
+    /// A checkpoint is a signed note of the file `checkpoints` in a file of its own, or any proof of an event or of two checkpoints,
+    /// for each carries one.
+    Consistency {
+        /// The earlier checkpoint
+        old: PathBuf,
+        /// The later one; without it the newest of the vault
+        new: Option<PathBuf>,
+        /// File for the proof, which carries the later checkpoint
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Check such a proof of two checkpoints; needs no vault
+    CheckConsistency {
+        /// The earlier checkpoint
+        old: PathBuf,
+        /// The proof
+        proof: PathBuf,
+        /// The later checkpoint that it has to be about
+        new: Option<PathBuf>,
+        /// The log's verifier key, as `stvor vault status` shows it; can be repeated for keys that signed before
+        #[arg(long, value_name = "KEY", required = true)]
+        verifier: Vec<String>,
+    },
 }
 
 /// `stvor vault passphrase`

@@ -4,11 +4,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use stvor_base::Timestamp;
-use stvor_tlog::{ProofFile, Verifier};
+use stvor_tlog::witness::AddCheckpoint;
+use stvor_tlog::{Checkpoint, Note, ProofFile, TlogError, Verifier};
 use stvor_vault::audit::Operation;
-use stvor_vault::daemon::OwnerVerb;
+use stvor_vault::daemon::{OwnerVerb, RecoveryVerb};
 use stvor_vault::{LogEntry, LogPage, LogQuery};
 
+use super::backup::{ask, coded};
+use super::prove::{keys, read};
 use super::talk::ask_owner;
 use super::{Call, archive, show};
 use crate::args::{ArchiveKey, ProofCommand, VaultLog};
@@ -101,6 +104,10 @@ pub(super) fn proof(call: Call<'_>, command: &ProofCommand) -> Result {
     match command {
         ProofCommand::Make { event, out, archives } => make(call, *event, (out, archives)),
         ProofCommand::Check { event, proof, verifier } => check(call, (event, proof), verifier),
+        ProofCommand::Consistency { old, new, out } => consistency(call, (old, new.as_deref()), out),
+        ProofCommand::CheckConsistency { old, proof, new, verifier } => {
+            check_consistency(call, (old, proof, new.as_deref()), verifier)
+        }
     }
 }
 
@@ -128,22 +135,63 @@ fn make(call: Call<'_>, event: u64, (out, archives): (&Path, &ArchiveKey)) -> Re
     call.out().either(&object, |_| format!("{}\n{}", entry.display(), proof.display()))
 }
 
-fn check(call: Call<'_>, (event, proof): (&Path, &Path), keys: &[String]) -> Result {
-    let read = |path: &Path| {
-        let failed = |source| Failure::File { what: "can not read", path: path.into(), source };
-        std::fs::read(path).map_err(failed)
-    };
-    let (entry, proof) = (read(event)?, read(proof)?);
-    let trusted: Vec<Verifier> = keys
-        .iter()
-        .map(|key| Verifier::parse(key).map_err(|error| Failure::coded(&error)))
-        .collect::<Result<_>>()?;
-    let proof = ProofFile::parse(&proof).map_err(|error| Failure::coded(&error))?;
+/// The name of the log and its keys.
+fn log_of(verifiers: &[String]) -> Result<(String, Vec<Verifier>)> {
+    let trusted = keys(verifiers)?;
     let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
-    let checkpoint = proof.verify(&entry, &origin, &trusted).map_err(|error| Failure::coded(&error))?;
+    Ok((origin, trusted))
+}
+
+fn check(call: Call<'_>, (event, proof): (&Path, &Path), verifiers: &[String]) -> Result {
+    let (entry, proof) = (read(event)?, read(proof)?);
+    let (origin, trusted) = log_of(verifiers)?;
+    let proof = ProofFile::parse(&proof).map_err(coded)?;
+    let checkpoint = proof.verify(&entry, &origin, &trusted).map_err(coded)?;
     let object = json!({ "ok": true, "event": proof.index, "log": origin, "size": checkpoint.size() });
     call.out().either(&object, |_| {
         let ok = paint(GOOD, "ok");
         format!("{ok}  event {} of {}, signed at {} events", proof.index, safe(&origin), checkpoint.size())
+    })
+}
+
+/// The checkpoint in a file: a signed note, or what carries one.
+fn checkpoint(path: &Path) -> Result<Note> {
+    let bytes = read(path)?;
+    if let Ok(proof) = ProofFile::parse(&bytes) {
+        return Ok(proof.checkpoint);
+    }
+    match AddCheckpoint::parse(&bytes) {
+        Ok(proof) => Ok(proof.note),
+        Err(_) => Note::parse(&bytes).map_err(coded),
+    }
+}
+
+fn consistency(call: Call<'_>, (old, new): (&Path, Option<&Path>), out: &Path) -> Result {
+    let new = new.map(checkpoint).transpose()?.map(|note| note.to_string());
+    let verb = RecoveryVerb::ProveConsistency { old: checkpoint(old)?.to_string(), new };
+    let proved = ask(&mut call.as_owner()?, verb)?;
+    write(out, proved["proof"].as_str().unwrap_or_default().as_bytes())?;
+    let object = json!({ "proof": out.display().to_string(), "old": proved["old"] });
+    call.out().either(&object, |_| out.display().to_string())
+}
+
+fn check_consistency(
+    call: Call<'_>,
+    (old, proof, new): (&Path, &Path, Option<&Path>),
+    verifiers: &[String],
+) -> Result {
+    let (origin, trusted) = log_of(verifiers)?;
+    let proof = AddCheckpoint::parse(&read(proof)?).map_err(coded)?;
+    let (from, to) = proof.verify(&checkpoint(old)?, &origin, &trusted).map_err(coded)?;
+    if let Some(new) = new {
+        let new = Checkpoint::open(&checkpoint(new)?, &origin, &trusted).map_err(coded)?;
+        if (new.size(), new.root()) != (to.size(), to.root()) {
+            return Err(coded(TlogError::BadProof { what: "consistency" }));
+        }
+    }
+    let object = json!({ "ok": true, "log": origin, "old": from.size(), "size": to.size() });
+    call.out().either(&object, |_| {
+        let (ok, name) = (paint(GOOD, "ok"), safe(&origin));
+        format!("{ok}  {name}, signed at {} events, goes on from {}", to.size(), from.size())
     })
 }

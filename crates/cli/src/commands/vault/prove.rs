@@ -34,7 +34,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|source| Failure::File { what: "can not read", path: path.into(), source })
 }
 
-fn keys(texts: &[String]) -> Result<Vec<Verifier>> {
+pub(super) fn keys(texts: &[String]) -> Result<Vec<Verifier>> {
     texts.iter().map(|text| Verifier::parse(text).map_err(coded)).collect()
 }
 
