@@ -55,9 +55,9 @@ async function measure(name, scale) {
     await toBob.decrypt(await toAlice.encrypt(bytes));
     return { alice, bob, toBob, toAlice };
   };
-  for (let i = 0; i < 300 * scale; i += 1) await couple();
+  for (let i = 0; i < 1_000 * scale; i += 1) await couple();
 
-  const setups = Math.round(150 * scale);
+  const setups = Math.round(400 * scale);
   const [alice, bob] = [P.device(), P.device()];
   for (let time = 0; time < TIMES; time += 1) {
     const bundles = Array.from({ length: setups }, () => bob.bundle());
