@@ -9,11 +9,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::challenge::SoftwareToken;
+use stvor_keys::fido2::{Ask, Ctap2, Fido2Token};
 use stvor_keys::recipients::{Identity, Sealing};
 use stvor_keys::{Keyfile, TokenKey};
+use stvor_testkit::SoftAuthenticator;
 use stvor_vault::backup::{BackupKind, NewBackup};
 use stvor_vault::profiles::{NewProfile, ProfileKey, Rotation};
 use stvor_vault::recovery::escrow::{Keeper, NewEscrow};
+use stvor_vault::tokens::{Enrolment, Presented, TokenKind};
 use stvor_vault::{Caller, Level, NewMemory, Vault, unwrap_root, unwrap_vaulted};
 
 use crate::recovery::open_file;
@@ -103,6 +106,10 @@ impl Drill {
         }
         Ok(found(&output).iter().map(|line| line["text"].as_str().unwrap().to_owned()).collect())
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn found(output: &Output) -> Vec<serde_json::Value> {
@@ -251,4 +258,79 @@ fn the_recovery_passphrase_stands_for_a_lost_token() {
     drill.file("wrong", b"no way back\n");
     assert_eq!(drill.read("--passphrase-file @way-back", &[&full]).unwrap(), ["sealed"]);
     assert!(drill.read("--passphrase-file @wrong", &[&full]).unwrap_err().contains("another one"));
+}
+
+#[test]
+fn the_answer_of_a_token_opens_level_5_and_so_do_shares_that_hold_it() {
+    let world = World::new();
+    let vault = world.cold();
+    let records = vault.records().unwrap();
+    let keys = || {
+        let vaulted = unwrap_vaulted(records.vaulted.as_ref().unwrap(), &second()).unwrap();
+        (unwrap_root(&records.root, &owner()).unwrap(), vaulted)
+    };
+    let (root, vaulted) = keys();
+    vault.unlock(root, Some(vaulted)).unwrap();
+    let Some(drill) = Drill::new(world, vault) else { return };
+    drill.file("phrase", b"correct horse\n");
+    drill.file("second", b"battery staple\n");
+    let mut file = SoftwareToken::create(&drill.path("file"), &mut SystemRandom::new()).unwrap();
+    let (mut key, pin) =
+        (SoftAuthenticator::new(Some("1234"), true).unwrap(), SecretBytes::from_slice(b"1234"));
+    let enrolments = vec![
+        Enrolment::challenge("file", &mut file).unwrap(),
+        Enrolment::fido2("key", &mut Ctap2::new(&mut key), Some(&pin)).unwrap(),
+    ];
+    drill.vault.enable_black(enrolments, None).unwrap();
+    drill.store("four", (Level::Vaulted, None));
+    drill.store("five", (Level::Black, None));
+    let full = drill.backup(BackupKind::Full);
+    let with = "--passphrase-file @phrase --second-passphrase-file @second";
+    let read = |options: &str, full: &Path| drill.read(&format!("{with} {options}"), &[full]);
+    assert_eq!(drill.read(with, &[&full]).unwrap(), ["four"], "nobody asked for more");
+
+    // The page says what a token is asked; any program that speaks to it gives the answer.
+    let asked = found(&drill.run(&format!("{with} --tokens"), &[&full]));
+    let tokens = drill.vault.tokens().unwrap();
+    let (TokenKind::Challenge { challenge }, TokenKind::Fido2 { credential, salt, .. }) =
+        (&tokens[0].kind, &tokens[1].kind)
+    else {
+        panic!("{tokens:?}")
+    };
+    assert_eq!((&asked[0]["token"], &asked[0]["challenge"]), (&"file".into(), &hex(challenge).into()));
+    assert_eq!((&asked[1]["credential"], &asked[1]["salt"]), (&hex(credential).into(), &hex(salt).into()));
+    let ask = Ask { credential, salt, challenge: &[0; 32], pin: Some(&pin) };
+    let answer = Ctap2::new(&mut key).ask(&ask).unwrap();
+    drill.file("answer", (hex(answer.secret.expose()) + "\n").as_bytes());
+    drill.file("wrong", hex(&[7; 32]).as_bytes());
+    for option in ["--token-answer key=@answer", "--token-keyfile file=@file"] {
+        assert_eq!(read(option, &full).unwrap(), ["four", "five"], "{option}");
+    }
+    for (option, reason) in [
+        ("--token-answer key=@wrong", "is another one"),
+        ("--token-answer file=@answer", "is another one"),
+        ("--token-answer other=@answer", "there is no token other"),
+    ] {
+        let refused = read(option, &full).unwrap_err();
+        assert!(refused.contains(reason), "{option}: {refused}");
+    }
+    let without = drill.read("--passphrase-file @phrase --token-keyfile file=@file", &[&full]).unwrap_err();
+    assert!(without.contains("takes the second secret"), "{without}");
+
+    // A use sets the next challenge, and while a token is there shares take in what opens the level.
+    let presented = Presented::challenge(&tokens[0], &mut file).unwrap();
+    drill.vault.present_token(presented).unwrap();
+    let names = ["ada", "bob"];
+    let keepers = names.map(|name| Keeper { name: name.into(), recipient: drill.identity.recipient() });
+    let directory = drill.path("shares");
+    let new = NewEscrow { keepers: &keepers, needed: 2, label: "drill", directory: &directory };
+    let (root, vaulted) = keys();
+    let (_, files) = drill.vault.escrow((&root, Some(&vaulted)), &new).unwrap();
+    for (name, file) in names.iter().zip(&files) {
+        drill.file(name, &open_file(file, &drill.identity));
+    }
+    let later = drill.backup(BackupKind::Full);
+    assert_eq!(read("--token-keyfile file=@file", &later).unwrap(), ["four", "five"]);
+    assert_eq!(drill.read("--share @ada --share @bob", &[&later]).unwrap(), ["four", "five"]);
+    assert_eq!(drill.read("--share @ada --share @bob", &[&full]).unwrap(), ["four"], "of before the shares");
 }

@@ -3,9 +3,12 @@
 Usage: recover.py (--identity FILE | --backup-passphrase-file FILE)
                   (--passphrase-file FILE | --keyfile FILE | --share FILE --share FILE ...)
                   [--second-passphrase-file FILE | --second-keyfile FILE]
-                  [--profile-passphrase-file NAME=FILE] [--profile-keyfile NAME=FILE] FULL.age [INCREMENTAL.age ...]
+                  [--profile-passphrase-file NAME=FILE] [--profile-keyfile NAME=FILE]
+                  [--tokens | --token-answer NAME=FILE | --token-keyfile NAME=FILE] FULL.age [INCREMENTAL.age ...]
 
 The passphrase is the owner's, or the recovery passphrase of a vault whose key a TPM or a token gives.
+Level 5 takes what a token answers (--token-answer, in hexadecimal digits) to what --tokens says that it is asked, or the keyfile that
+plays the token (--token-keyfile).
 Prints one JSON object a line: id, level, and text, or base64 of what is no text in UTF-8. What does not open is named on
 standard error with the reason, and the script ends with 1. Needs cryptography, argon2-cffi and pyrage from PyPI.
 """
@@ -13,6 +16,7 @@ standard error with the reason, and the script ends with 1. Needs cryptography, 
 import argparse
 import base64
 import hashlib
+import hmac
 import io
 import json
 import os
@@ -31,6 +35,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 PASSPHRASE, KEYFILE, TPM, TOKEN = 1, 2, 4, 9
+LABEL = b"STVOR vault v1"
 
 
 def hkdf(key, info, length=32, salt=None):
@@ -232,7 +237,41 @@ def combine(paths):
             whole[place] ^= multiply(factor, byte)
     check, secret = bytes(whole[:16]), bytes(whole[16:])
     assert check == hkdf(secret, b"STVOR share check v1", 16, the_set), "the shares do not fit together"
-    return secret
+    return secret, the_set.hex()
+
+
+# Step 10.
+
+def token_records(slots, rows):
+    return json.loads(unseal_row(rows, b"tokens", slots["tokens"])) if "tokens" in slots else []
+
+
+def question(token):
+    ((kind, asked),) = token["kind"].items()
+    return {"token": token["name"], "kind": kind} | {
+        name: bytes(asked[name]).hex() for name in ("challenge", "credential", "salt") if name in asked}
+
+
+def answer(token, answers, keyfiles):
+    ((kind, asked),) = token["kind"].items()
+    name = token["name"]
+    if name in keyfiles:
+        assert kind == "challenge", f"no keyfile plays the token {name}"
+        answered = hmac.digest(read(keyfiles[name]), bytes(asked["challenge"]), "sha256")
+    else:
+        answered = bytes.fromhex(first_line(answers[name]).decode())
+    return answered if kind == "fido2" else hkdf(answered, b"STVOR challenge token v1")
+
+
+def open_level_5(slots, vaulted, name, secret):
+    """The private key of level 5; `name` is that of the token's record, or of the set of shares."""
+    assert vaulted, "level 5 takes the second secret, too"
+    slot = f"level-5/private/{name}"
+    key = hkdf(hkdf(vaulted, b"level 5", salt=LABEL) + secret, f"level 5 token {name}".encode(), salt=LABEL)
+    try:
+        return unseal(key, slot.encode(), slots[slot])
+    except InvalidTag:
+        raise ValueError("the answer of the token, or the second secret, is another one") from None
 
 
 def arguments():
@@ -249,6 +288,9 @@ def arguments():
     owner.add_argument("--share", action="append", default=[])
     parser.add_argument("--profile-passphrase-file", action="append", default=[])
     parser.add_argument("--profile-keyfile", action="append", default=[])
+    parser.add_argument("--tokens", action="store_true")
+    parser.add_argument("--token-answer", action="append", default=[])
+    parser.add_argument("--token-keyfile", action="append", default=[])
     return parser.parse_args()
 
 
@@ -289,20 +331,34 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         database = open_backups(args.backups, opener(args.identity, args.backup_passphrase_file), directory)
         slots = dict(database.execute("SELECT name, record FROM slot"))
-        vaulted = None
+        vaulted, escrow = None, None
         if args.share:
-            keys = combine(args.share)
+            keys, the_set = combine(args.share)
             root, vaulted = keys[:32], keys[32:64] or None
+            escrow = (f"escrow-{the_set}", keys[64:96]) if keys[64:] else None
         else:
             root = unwrap(slots["owner/root"], owner, b"STVOR vault root key v1")
         if second:
             assert "vaulted" in slots, "this vault has no second secret"
             vaulted = unwrap(slots["vaulted"], second, b"STVOR vault level 4 key v1")
-        derive = lambda purpose: hkdf(root, purpose.encode(), salt=b"STVOR vault v1")
+        derive = lambda purpose: hkdf(root, purpose.encode(), salt=LABEL)
         rows, working = derive("rows"), derive("levels 0 and 1")
         under = {2: derive("private"), 3: derive("sealed")} | ({4: vaulted} if vaulted else {})
         privates = {level: unseal(key, f"level-{level}/private".encode(), slots[f"level-{level}/private"])
                     for level, key in under.items()}
+        tokens = token_records(slots, rows)
+        if args.tokens:
+            for token in tokens:
+                print(json.dumps(question(token)))
+            return 0
+        answers, keyfiles = dict(named(args.token_answer)), dict(named(args.token_keyfile))
+        for name in {**answers, **keyfiles}:
+            token = next((token for token in tokens if token["name"] == name), None)
+            assert token, f"there is no token {name}"
+            privates[5] = open_level_5(slots, vaulted, token["id"], answer(token, answers, keyfiles))
+        # Of older shares a newer set took it.
+        if escrow and f"level-5/private/{escrow[0]}" in slots:
+            privates[5] = open_level_5(slots, vaulted, *escrow)
         profiles = Profiles(slots, secrets, privates[2])
         query = "SELECT id, header, wrapped, content FROM memory ORDER BY seq"
         failed = False
