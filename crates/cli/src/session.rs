@@ -270,6 +270,7 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             let what = match (joined.is_empty(), gone.is_empty()) {
                 (true, true) => "changed it".to_owned(),
                 (false, true) => format!("added {}", names(joined)),
+                (true, false) if gone.iter().all(|user| user == by) => "left".to_owned(),
                 (true, false) => format!("removed {}", names(gone)),
                 (false, false) => format!("added {} and removed {}", names(joined), names(gone)),
             };

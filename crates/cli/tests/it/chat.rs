@@ -141,7 +141,7 @@ fn a_group_is_changed_and_left_inside_its_conversation() {
     alice.wait_for("[NOT_A_MEMBER]");
     alice.press("/leave\r");
     alice.wait_for("* You are not in group");
-    bob.wait_for("* team: alice removed alice");
+    bob.wait_for("* team: alice left");
     members(&mut bob, "team: bob");
     alice.press("still here?\r");
     alice.wait("the refusal", |seen| {
