@@ -78,7 +78,7 @@ fn long_work_of_a_vault_shows_how_far_it_is_on_a_terminal_and_nowhere_else() {
         let backup = made.last().unwrap()["path"].as_str().unwrap();
         let restore = format!("restore {backup} --identity {key} --vault {}", at("elsewhere"));
         check(restore, "putting it together and verifying it");
-        check(format!("export --out {}", at("export")), " of 1 memories");
+        check(format!("export --out {}", at("export")), "1 of 1 memories");
         check(format!("import {}", at("export")), "1 of 1 memories");
         check(format!("archive --out {} --to {to} --words", at("archive")), "events written");
         check(format!("prune {} --identity {key}", at("archive")), "events read");

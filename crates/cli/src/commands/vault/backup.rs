@@ -330,10 +330,9 @@ fn export_into(
     let spaces = ask_owner(client, &OwnerVerb::Namespaces {})?;
     let total: u64 = spaces.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
     let bar = file.as_ref().map(|_| Bar::new(call.out(), "memories"));
+    let show = |count: u64| bar.iter().for_each(|bar| bar.to(count, total.max(count)));
+    show(0);
     loop {
-        if let Some(bar) = &bar {
-            bar.to(count, total.max(count));
-        }
         let page = ask(client, RecoveryVerb::Export { after })?;
         for line in page["memories"].as_array().into_iter().flatten() {
             count += 1;
@@ -345,14 +344,13 @@ fn export_into(
                 None => call.out().line(line)?,
             }
         }
+        show(count);
         match page["next"].as_i64() {
             Some(next) => after = next,
             None => break,
         }
     }
-    if let Some(bar) = bar {
-        bar.end();
-    }
+    bar.iter().for_each(Bar::end);
     Ok((count, refused))
 }
 
