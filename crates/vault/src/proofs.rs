@@ -132,10 +132,7 @@ impl PropertyProof {
         }
         let inclusion = ProofFile::parse(self.inclusion.as_bytes())?;
         let checkpoint = inclusion.verify(self.leaf.as_bytes(), origin, trusted)?;
-        let leaf: Event =
-            serde_json::from_str(&self.leaf).map_err(|_| unproven("its leaf is not understood"))?;
-        let commitments = leaf.commitment.filter(|_| leaf.operation == Operation::Commit);
-        let commitments = commitments.ok_or_else(|| unproven("its leaf holds no commitment"))?;
+        let commitments = self.commitments()?;
         let which = if self.claim.of_level() { &commitments.level } else { &commitments.stored };
         let bytes = unhex(which).ok_or_else(|| unproven("its leaf is not understood"))?;
         let range = STANDARD.decode(&self.range).map_err(|_| unproven("its range proof is not base64"))?;
@@ -143,6 +140,32 @@ impl PropertyProof {
         let shown = Commitment::from_bytes(bytes).verify(self.claim.bound(), &context, &range);
         shown.map_err(|_| unproven("its range proof does not show the claim"))?;
         Ok(checkpoint)
+    }
+
+    /// Verifies that a content is the one that its leaf commits to. That shows nothing where the proof itself was not
+    /// [verified](Self::verify).
+    ///
+    /// # Errors
+    /// [`VaultError::Unproven`] when it is another one, or the leaf commits to none.
+    pub fn verify_content(&self, opening: &ContentOpening, content: &[u8]) -> Result<(), VaultError> {
+        let commitments = self.commitments()?;
+        if commitments.content.is_none() {
+            return Err(VaultError::Unproven(
+                "its leaf commits to no content: the key of it was not held then",
+            ));
+        }
+        match opening.matches(&commitments, content) {
+            true => Ok(()),
+            false => Err(VaultError::Unproven("the content is not the one that its leaf commits to")),
+        }
+    }
+
+    fn commitments(&self) -> Result<Commitments, VaultError> {
+        let unproven = |reason| VaultError::Unproven(reason);
+        let leaf: Event =
+            serde_json::from_str(&self.leaf).map_err(|_| unproven("its leaf is not understood"))?;
+        let commitments = leaf.commitment.filter(|_| leaf.operation == Operation::Commit);
+        commitments.ok_or_else(|| unproven("its leaf holds no commitment"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `stvor vault` when things are lost: backups, shares, heirs, tokens, proofs, witnesses, as people meet them.
 
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use stvor_base::Timestamp;
@@ -436,6 +437,26 @@ fn a_property_is_proved_and_checked_and_a_witness_signs() {
     };
     assert_eq!(check("court"), Some(0));
     assert_ne!(check("others"), Some(0));
+    let other = served.store("assistant", ("Tea at six", ""));
+    let [opening, of_other] = [(&id, "opening"), (&other, "of-other")].map(|(id, name)| {
+        let path = served.home.path(name);
+        served.owner(&format!("property open {id} --out {}", path.display()));
+        path
+    });
+    assert_eq!(std::fs::metadata(&opening).unwrap().permissions().mode() & 0o777, 0o600);
+    let content = served.home.path("content");
+    let shown = |words: &str, opening: &Path| {
+        std::fs::write(&content, words).unwrap();
+        let with = format!("--content {} --opening {}", content.display(), opening.display());
+        check(&format!("court {with}"))
+    };
+    // As it is, and as `recall` writes it to a file.
+    assert_eq!(["Tea at five", "Tea at five\n"].map(|words| shown(words, &opening)), [Some(0); 2]);
+    for words in ["Tea at six", "Tea at five\n\n", ""] {
+        assert_eq!(shown(words, &opening), Some(7), "{words:?}");
+    }
+    assert_eq!(shown("Tea at five", &of_other), Some(7), "of another memory");
+    assert_eq!(shown("Tea at five", &file), Some(7), "no opening");
 
     let (socket, dir) = (served.home.path("witness.sock"), served.home.path("witness"));
     let serve = format!(

@@ -278,6 +278,8 @@ pub enum RecoveryVerb {
     ApproveWithCode { id: MemoryId, seconds: u64, code: Hidden },
     /// Prove a claim of a memory.
     ProveProperty { id: MemoryId, claim: Claim, audience: String },
+    /// What shows a content to be the one that a memory's commitment is to.
+    OpenContent { id: MemoryId },
     /// Prove that the log of a signed checkpoint, of the newest where that is nothing, goes on from that of an earlier one.
     ProveConsistency { old: String, new: Option<String> },
     /// Sign a statement.
@@ -401,6 +403,7 @@ impl RecoveryVerb {
                 vault.approve_with_code(id, Duration::from_secs(seconds), code.text()).map(done)
             }
             Self::ProveProperty { id, claim, audience } => value(vault.prove_property(id, claim, &audience)?),
+            Self::OpenContent { id } => value(vault.content_opening(id)?),
             Self::ProveConsistency { old, new } => {
                 let new = new.map(|note| Note::parse(note.as_bytes())).transpose()?;
                 let proof = vault.prove_consistency(Note::parse(old.as_bytes())?, new)?;

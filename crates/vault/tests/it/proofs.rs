@@ -136,6 +136,12 @@ fn a_memory_is_committed_to_once_and_not_when_it_is_gone() {
     let opening = vault.content_opening(id).unwrap();
     assert!(opening.matches(&commitments, b"tea"));
     assert!(!opening.matches(&commitments, b"tee"));
+    let proof = vault.prove_property(id, Claim::Exists, "a").unwrap();
+    proof.verify_content(&opening, b"tea").unwrap();
+    assert_eq!(proof.verify_content(&opening, b"tee").unwrap_err().code(), "VAULT_UNPROVEN");
+    let other = store(&vault, "tea", Level::Working);
+    let other = vault.content_opening(other).unwrap();
+    assert_eq!(proof.verify_content(&other, b"tea").unwrap_err().code(), "VAULT_UNPROVEN");
     // The clock's memory is not confused by a leaf without a time.
     drop(vault);
     let vault = world.open();

@@ -333,6 +333,20 @@ pub(crate) enum PropertyCommand {
         /// The log's verifier key; can be repeated
         #[arg(long, value_name = "KEY", required = true)]
         verifier: Vec<String>,
+        /// Check too that the content in this file is that of the memory (with --opening)
+        #[arg(long, value_name = "FILE", requires = "opening")]
+        content: Option<PathBuf>,
+        /// What `property open` wrote
+        #[arg(long, value_name = "FILE", requires = "content")]
+        opening: Option<PathBuf>,
+    },
+    /// Write what shows, beside a proof, that a content is that of the memory
+    Open {
+        /// The memory
+        memory: MemoryId,
+        /// The file for it, which only its owner may read
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Sign a statement with the log's key
     Attest {

@@ -1,5 +1,6 @@
 //! `stvor vault property`, `witness`.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -11,11 +12,12 @@ use stvor_tlog::witness::Cosigner;
 use stvor_tlog::{Note, Verifier};
 use stvor_vault::SystemClock;
 use stvor_vault::daemon::RecoveryVerb;
-use stvor_vault::proofs::{Attestation, Claim, PropertyProof};
+use stvor_vault::proofs::{Attestation, Claim, ContentOpening, PropertyProof};
 use stvor_vault::witness::WitnessService;
 
 use super::Call;
 use super::backup::{absolute, ask, coded};
+use super::draft::{draft, keep};
 use crate::args::{ClaimArgs, PropertyCommand, WitnessCommand};
 use crate::failure::{Failure, Result};
 use crate::life::Ending;
@@ -50,14 +52,26 @@ pub(super) fn property(call: Call<'_>, command: &PropertyCommand) -> Result {
             std::fs::write(file, format!("{proof:#}\n")).map_err(failed)?;
             out.either(&json!({ "proof": file.display().to_string() }), |_| file.display().to_string())
         }
-        PropertyCommand::Check { proof, audience, verifier } => {
+        PropertyCommand::Open { memory, out: path } => {
+            let mut file = draft(path)?;
+            let opening = ask(&mut call.as_owner()?, RecoveryVerb::OpenContent { id: *memory })?;
+            let failed = |source| Failure::File { what: "can not write", path: path.clone(), source };
+            writeln!(file, "{opening}").map_err(failed)?;
+            keep(file, path)?;
+            out.either(&json!({ "opening": path.display().to_string() }), |_| path.display().to_string())
+        }
+        PropertyCommand::Check { proof, audience, verifier, content, opening } => {
             let trusted = keys(verifier)?;
             let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
             let bytes = read(proof)?;
+            let content = content.as_deref().zip(opening.as_deref());
             if let Ok(note) = Note::parse(&bytes) {
+                if content.is_some() {
+                    return Err(Failure::Usage("an attestation is about no content".into()));
+                }
                 return attested(call, &Attestation::open(&note, (&origin, &trusted))?, &origin);
             }
-            let read: PropertyProof = serde_json::from_slice(&bytes).map_err(|_| Failure::Coded {
+            let proved: PropertyProof = serde_json::from_slice(&bytes).map_err(|_| Failure::Coded {
                 code: "VAULT_UNPROVEN",
                 message: format!("{} is neither a proof nor an attestation of a vault", proof.display()),
                 retryable: false,
@@ -67,12 +81,20 @@ pub(super) fn property(call: Call<'_>, command: &PropertyCommand) -> Result {
                     "a proof is checked for whom it was made: give --audience".into(),
                 ));
             };
-            let checkpoint = read.verify((&origin, &trusted), audience)?;
-            let object = json!({ "ok": true, "claim": read.claim, "log": origin, "size": checkpoint.size() });
+            let checkpoint = proved.verify((&origin, &trusted), audience)?;
+            if let Some((content, opening)) = content {
+                is_content(&proved, &read(content)?, &read(opening)?)?;
+            }
+            let mut object =
+                json!({ "ok": true, "claim": proved.claim, "log": origin, "size": checkpoint.size() });
+            if content.is_some() {
+                object["content"] = json!(true);
+            }
             out.either(&object, |object| {
                 let ok = paint(GOOD, "ok");
+                let beside = if content.is_some() { ", and the content is that of the memory" } else { "" };
                 format!(
-                    "{ok}  {}, in {} signed at {} events",
+                    "{ok}  {}, in {} signed at {} events{beside}",
                     object["claim"],
                     safe(&origin),
                     checkpoint.size()
@@ -84,6 +106,21 @@ pub(super) fn property(call: Call<'_>, command: &PropertyCommand) -> Result {
             out.either(&made, |made| made["note"].as_str().unwrap_or_default().trim_end().to_owned())
         }
     }
+}
+
+/// Refuses a content that is not that of the memory. `recall` ends a text that it writes to a file with a line end.
+fn is_content(proved: &PropertyProof, content: &[u8], opening: &[u8]) -> Result {
+    let opening: ContentOpening = serde_json::from_slice(opening).map_err(|_| Failure::Coded {
+        code: "VAULT_UNPROVEN",
+        message: "the file of --opening is not what `stvor vault property open` writes".into(),
+        retryable: false,
+    })?;
+    let whole = proved.verify_content(&opening, content);
+    match content.strip_suffix(b"\n") {
+        Some(line) => whole.or_else(|_| proved.verify_content(&opening, line))?,
+        None => whole?,
+    }
+    Ok(())
 }
 
 /// Tells what somebody signed.
