@@ -203,7 +203,10 @@ fn a_header_that_is_set_back_after_its_words_were_read_is_not_found() {
     let [first, second] = [0, 1].map(|_| store(&vault, "home", 10));
     let found = || vault.search(owner, "home", "tea").unwrap();
     assert_eq!(found().len(), 2);
-    let header = move |engine: &mut super::Engine| Ok(engine.database.memory_header(&first)?.unwrap().header);
+    let header = move |engine: &mut super::Engine| {
+        let row = engine.database.memory_header(&first)?;
+        Ok::<_, VaultError>(row.unwrap().header)
+    };
     let old = vault.ask(header).wait().unwrap();
     vault.set_intent(owner, first, ("travel", true)).unwrap();
     assert_eq!(found().len(), 2);
