@@ -83,28 +83,34 @@ fn forgetful_pooler(server: u16) -> u16 {
     port
 }
 
-/// Hands the server's messages on. Before it says that it is ready after a transaction the session is reset.
+/// Hands the server's answers on, each one as a whole: before the client is told that a transaction is over the session is reset, and
+/// before it has any of the answer, for it does not wait for the end of each.
 fn forget_after_each(mut client: TcpStream, mut server: TcpStream) -> std::io::Result<()> {
     let query = b"RESET synchronous_commit\0";
     let length = u32::try_from(4 + query.len()).unwrap();
     let reset = [b"Q".as_slice(), &length.to_be_bytes(), query].concat();
-    let mut held = None;
+    loop {
+        let (answer, idle) = answer_of(&mut server)?;
+        if idle {
+            server.write_all(&reset)?;
+            answer_of(&mut server)?;
+        }
+        client.write_all(&answer)?;
+    }
+}
+
+/// What the server says until it is ready for more, and whether no transaction is under way then.
+fn answer_of(server: &mut TcpStream) -> std::io::Result<(Vec<u8>, bool)> {
+    let mut answer = Vec::new();
     loop {
         let mut message = vec![0; 5];
         server.read_exact(&mut message)?;
         let length = u32::from_be_bytes(message[1..].try_into().unwrap());
         message.resize(1 + usize::try_from(length).unwrap(), 0);
         server.read_exact(&mut message[5..])?;
-        let ready = message[0] == b'Z';
-        match held.take() {
-            None if ready && message[5] == b'I' => {
-                held = Some(message);
-                server.write_all(&reset)?;
-            }
-            None => client.write_all(&message)?,
-            Some(before) if ready => client.write_all(&before)?,
-            // An answer to what the client did not ask for.
-            Some(before) => held = Some(before),
+        answer.extend_from_slice(&message);
+        if message[0] == b'Z' {
+            return Ok((answer, message[5] == b'I'));
         }
     }
 }
