@@ -87,6 +87,8 @@ const ID: usize = 16;
 /// the same time one would lose its own. Here each makes its key under a name that nobody else has, and the store decides
 /// whose counts: only one of them can write the store's header, and the wrapped key in it names the item.
 ///
+/// One of these is for one store: of another one that it opens it would take the key that it made for the first away.
+///
 /// An item under the plain name, where there is one, is used as it is: somebody put it there, on each machine that opens a shared store for
 /// example, or an earlier version made it.
 pub struct NamedKeyring {

@@ -166,7 +166,8 @@ pub(crate) async fn found_put_back(core: &Core) -> Result<()> {
         core.store.accept_put_back().await;
         return core.instances.take_row_as_it_is(&core.store).await;
     }
-    let stored = stored_counter(core).await?;
+    // A row that can not be read may have had a higher one: then more counts as put back than was, and nothing less.
+    let (stored, _) = readable_counter(core).await?;
     put_back(core, (core.counter().max(stored.saturating_add(1)), stored)).await
 }
 
@@ -318,14 +319,6 @@ async fn has_sent(core: &Core) -> Result<bool> {
     lanes.into_iter().find_map(Result::err).map_or(Ok(false), Err)
 }
 
-/// The highest send counter in the store.
-async fn stored_counter(core: &Core) -> Result<u64> {
-    match readable_counter(core).await? {
-        (highest, None) => Ok(highest),
-        (_, Some(unread)) => Err(unread),
-    }
-}
-
 /// The highest send counter that can be read; and if a row was altered or does not decode, whose counter may be higher, why.
 async fn readable_counter(core: &Core) -> Result<(u64, Option<Error>)> {
     let (mut highest, mut unread) = (0, None);
@@ -365,7 +358,7 @@ pub(crate) async fn look_again(core: &Core) -> Result<()> {
         }
         // Not noted yet, it is still to be done by this one.
         (None, Some(found)) if found.noted => {
-            let stored = stored_counter(core).await?;
+            let (stored, _) = readable_counter(core).await?;
             if stored >= found.relay {
                 end(core, stored);
             }
