@@ -177,8 +177,9 @@ impl AddCheckpoint {
         Ok(Self { old_size, proof: ConsistencyProof(proof), note: Note::parse(note.as_bytes())? })
     }
 
-    /// Verifies that the log of its checkpoint goes on from that of `old`, and that one of `trusted` signed both for the log
-    /// `origin`. Returns the earlier checkpoint and the later one.
+    /// Verifies that the log of its checkpoint goes on from that of `old`, and that both are signed for the log `origin`: the later
+    /// one with the first key of `trusted`, the earlier one with any of them. So give the present key first: who has a retired one
+    /// can sign a log that goes on otherwise. Returns the earlier checkpoint and the later one.
     ///
     /// # Errors
     /// As [`Checkpoint::open`]; [`TlogError::BadProof`].
@@ -189,7 +190,8 @@ impl AddCheckpoint {
         trusted: &[Verifier],
     ) -> Result<(Checkpoint, Checkpoint), TlogError> {
         let old = Checkpoint::open(old, origin, trusted)?;
-        let new = Checkpoint::open(&self.note, origin, trusted)?;
+        let present = trusted.get(..1).unwrap_or_default();
+        let new = Checkpoint::open(&self.note, origin, present)?;
         if self.old_size != old.size() {
             return Err(TlogError::BadProof { what: "consistency" });
         }

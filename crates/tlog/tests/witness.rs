@@ -99,6 +99,12 @@ fn a_checkpoint_is_shown_to_go_on_from_an_earlier_one_and_from_no_other() {
     let stranger = Signer::generate(ORIGIN, &mut DeterministicRandom::from_label("stranger")).unwrap();
     let strange = proof.verify(&old, ORIGIN, &[stranger.verifier().clone()]);
     assert_eq!(strange, Err(TlogError::Untrusted));
+    // A key that was retired is good for what it signed, and not for what comes after.
+    let retired = [stranger.verifier().clone(), log.signer.verifier().clone()];
+    assert_eq!(proof.verify(&old, ORIGIN, &retired), Err(TlogError::Untrusted));
+    let before = Note::sign(old.unverified_text(), &[&stranger]).unwrap();
+    let present = [log.signer.verifier().clone(), stranger.verifier().clone()];
+    proof.verify(&before, ORIGIN, &present).unwrap();
 }
 
 #[test]

@@ -272,8 +272,8 @@ impl crate::engine::Engine {
             Ok(Note::parse(text.as_bytes())?)
         };
         let note = new.map_or_else(newest, Ok)?;
-        let (from, to) = (trust.open(old)?.size(), trust.open(&note)?.size());
-        if from > to {
+        let (from, to) = (trust.open(old)?, trust.open(&note)?);
+        if from.size() > to.size() {
             return Err(VaultError::invalid("the first checkpoint is the later one: exchange the two"));
         }
         for known in [old, &note] {
@@ -289,7 +289,10 @@ impl crate::engine::Engine {
                 }
             }
         }
-        let proof = ConsistencyProof::make(&self.database, from, to)?;
-        Ok(AddCheckpoint { old_size: from, proof, note })
+        let proof = ConsistencyProof::make(&self.database, from.size(), to.size())?;
+        // Both ends are right, and so is the log between them: a node that a proof takes may still have been changed.
+        let holds = proof.verify((from.size(), from.root()), (to.size(), to.root()));
+        holds.map_err(|_| VaultError::tampered("the log", "a node of its tree was changed"))?;
+        Ok(AddCheckpoint { old_size: from.size(), proof, note })
     }
 }

@@ -137,6 +137,8 @@ fn one_checkpoint_is_proved_to_go_on_from_another_and_none_from_what_it_does_not
     refused(&check(&format!("{new} {proof}"), &key), (7, "LOG_PROOF_INVALID"));
     refused(&check(&format!("{old} {proof} {newest}"), &key), (7, "LOG_PROOF_INVALID"));
     refused(&check(&format!("{old} {proof}"), &strange), (1, "LOG_UNTRUSTED"));
+    let retired = format!("check-consistency {old} {proof} --verifier {strange} --verifier {key}");
+    refused(&retired, (1, "LOG_UNTRUSTED"));
     refused(&check(&format!("{old} {old}"), &key), (1, "LOG_MALFORMED"));
     let (text, size) = (std::fs::read_to_string(&proof).unwrap(), found[0]["size"].as_u64().unwrap());
     let changed = place("changed");

@@ -146,6 +146,9 @@ impl Engine {
                 if filled.end().is_err() {
                     return Ok(None);
                 }
+                if filled.size()? > MOST {
+                    return Ok(None);
+                }
                 index.make_room(filled.size()?, MOST)?;
                 filled.begin()?;
             }
@@ -155,6 +158,10 @@ impl Engine {
         }
         // Where there is no room for that, it is searched as it is.
         let _ = filled.gather();
+        // Taken in, it would be dropped again with the next memory.
+        if filled.size()? > MOST {
+            return Ok(None);
+        }
         index.make_room(filled.size()?, MOST)?;
         Ok(Some(filled))
     }

@@ -86,7 +86,15 @@ impl Engine {
 
     pub(crate) fn content_opening(&self, id: MemoryId) -> Result<ContentOpening, VaultError> {
         self.no_lockdown()?;
-        self.committed(id)?;
+        let (_, header) = self.committed(id)?;
+        if let Some(why) = header.gone(self.latest(&self.clock.now())) {
+            return Err(Refusal::Gone(why).into());
+        }
+        if self.sealed_slot::<u64>(&slot(id))?.is_none() {
+            return Err(VaultError::invalid(
+                "nothing was proved of this memory: prove something of it first",
+            ));
+        }
         Ok(ContentOpening { salt: hex(&self.salt(id)?) })
     }
 

@@ -140,7 +140,12 @@ fn a_memory_is_committed_to_once_and_not_when_it_is_gone() {
     proof.verify_content(&opening, b"tea").unwrap();
     assert_eq!(proof.verify_content(&opening, b"tee").unwrap_err().code(), "VAULT_UNPROVEN");
     let other = store(&vault, "tea", Level::Working);
-    let other = vault.content_opening(other).unwrap();
+    assert!(vault.content_opening(other).unwrap_err().to_string().contains("prove something of it first"));
+    vault.commit_memory(other).unwrap();
+    let opened = vault.content_opening(other).unwrap();
+    vault.forget(OWNER, other, "").unwrap();
+    assert_eq!(refusal(vault.content_opening(other)), Refusal::Gone("it was forgotten"));
+    let other = opened;
     assert_eq!(proof.verify_content(&other, b"tea").unwrap_err().code(), "VAULT_UNPROVEN");
     // The clock's memory is not confused by a leaf without a time.
     drop(vault);

@@ -15,6 +15,7 @@ standard error with the reason, and the script ends with 1. Needs cryptography, 
 
 import argparse
 import base64
+import collections
 import hashlib
 import hmac
 import io
@@ -307,13 +308,16 @@ def content_of(words):
         return {"base64": base64.b64encode(words).decode()}
 
 
-def open_memory(row, keys, privates, profiles):
-    """Steps 4 to 8 for one memory. Returns nothing for what is of a level that was not asked for, or was forgotten."""
+def open_memory(row, keys, privates, profiles, without):
+    """Steps 4 to 8 for one memory. Returns nothing for what was forgotten, or is of a level without a key, which it counts."""
     name, sealed, wrapped, content = row
     rows, working = keys
     header = json.loads(unseal_row(rows, name, sealed))
     level, ad = header["level"], bound(header)
-    if wrapped is None or level > 1 and level not in privates:
+    if wrapped is None:
+        return None
+    if level > 1 and level not in privates:
+        without[level] += 1
         return None
     if header.get("profile"):
         wrapped = profiles.open(header["profile"], wrapped, ad)
@@ -361,17 +365,19 @@ def main():
             privates[5] = open_level_5(slots, vaulted, *escrow)
         profiles = Profiles(slots, secrets, privates[2])
         query = "SELECT id, header, wrapped, content FROM memory ORDER BY seq"
-        failed = False
+        failed, without = False, collections.Counter()
         for row in database.execute(query):
             # One that does not open keeps nobody from the others.
             try:
-                found = open_memory(row, (rows, working), privates, profiles)
+                found = open_memory(row, (rows, working), privates, profiles, without)
             except Exception as error:
                 failed = True
                 print(f"{row[0].hex()}: {str(error) or type(error).__name__}", file=sys.stderr)
                 continue
             if found:
                 print(json.dumps(found))
+        for level, count in sorted(without.items()):
+            print(f"left out, memories of level {level}: {count}; what was given opens no key of it", file=sys.stderr)
         return 1 if failed else 0
 
 

@@ -129,7 +129,8 @@ pub(crate) enum ProofCommand {
         proof: PathBuf,
         /// The later checkpoint that it has to be about
         new: Option<PathBuf>,
-        /// The log's verifier key, as `stvor vault status` shows it; can be repeated for keys that signed before
+        /// The log's verifier key, as `stvor vault status` shows it; can be repeated for keys that signed
+        /// before: the later checkpoint has to be signed with the first
         #[arg(long, value_name = "KEY", required = true)]
         verifier: Vec<String>,
     },
