@@ -208,8 +208,8 @@ fn keyfiles_open_levels_to_the_fourth_and_profiles() {
     let said = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(said.matches("the profile doctor has a secret of its own").count(), 2, "{said}");
     assert!(!said.contains("left out"), "{said}");
-    let output = drill.run("--keyfile @one", &[&full]);
-    let said = String::from_utf8(output.stderr).unwrap();
+    let without = drill.run("--keyfile @one", &[&full]);
+    let said = String::from_utf8(without.stderr).unwrap();
     assert!(said.contains("left out, memories of level 4: 1; what was given opens no key of it"), "{said}");
     let all = found(&output);
     let texts: Vec<_> = all.iter().filter_map(|line| line["text"].as_str()).collect();
