@@ -438,6 +438,14 @@ fn a_property_is_proved_and_checked_and_a_witness_signs() {
     assert_eq!(check("court"), Some(0));
     assert_ne!(check("others"), Some(0));
     let other = served.store("assistant", ("Tea at six", ""));
+    let early = served.home.path("early");
+    let (code, _, err) = served.try_owner(&format!("property open {other} --out {}", early.display()));
+    assert!(code == 2 && err.contains("prove something of it first") && !early.exists(), "{code} {err}");
+    let proved = served.home.path("of-other.json");
+    served.owner(&format!(
+        "property prove {other} --level-at-most 2 --audience court --out {}",
+        proved.display()
+    ));
     let [opening, of_other] = [(&id, "opening"), (&other, "of-other")].map(|(id, name)| {
         let path = served.home.path(name);
         served.owner(&format!("property open {id} --out {}", path.display()));
