@@ -102,7 +102,7 @@ pub fn aes_encrypt<'env>(
     iv: &[u8],
 ) -> napi::Result<BufferSlice<'env>> {
     let mut out = Vec::with_capacity(data.len() + 16);
-    cbc::encrypt(&secret(key)?, vector(iv)?, data, &mut out);
+    cbc::encrypt(secret(key)?.expose(), vector(iv)?, data, &mut out);
     BufferSlice::copy_from(env, out)
 }
 
@@ -117,7 +117,7 @@ pub fn aes_decrypt<'env>(
     data: &[u8],
     iv: &[u8],
 ) -> napi::Result<BufferSlice<'env>> {
-    let opened: SecretBytes = cbc::decrypt(&secret(key)?, vector(iv)?, data).map_err(crypto)?;
+    let opened: SecretBytes = cbc::decrypt(secret(key)?.expose(), vector(iv)?, data).map_err(crypto)?;
     BufferSlice::copy_from(env, opened.expose())
 }
 

@@ -91,19 +91,19 @@ pub fn group_process<'env>(
 }
 
 /// Encrypts for the group. The answer is the record, to be stored before the message is sent, and the message. False: there was no
-/// room, and nothing was done.
+/// room, and nothing was done. Who we are does not matter here: all calls with such answers take the same.
 ///
 /// # Errors
 /// `NO_SENDER_KEY`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
 pub fn group_encrypt(
     record: &[u8],
+    _own: &[u8],
     plaintext: &[u8],
-    mut slip: BufferSlice<'_>,
     mut records: BufferSlice<'_>,
     mut texts: BufferSlice<'_>,
 ) -> napi::Result<bool> {
-    let mut out = Out::new(&mut slip, &mut records, &mut texts)?;
+    let mut out = Out::new(&mut records, &mut texts)?;
     let mut record = read(record)?;
     let message = with_random(|rng| record.encrypt(plaintext, rng))?;
     Ok(out.give(record.encode().expose(), [&message, &[]], [0, 0]))
@@ -135,12 +135,12 @@ pub fn group_encrypt_many<'env>(
 #[napi(catch_unwind)]
 pub fn group_decrypt(
     record: &[u8],
+    _own: &[u8],
     message: &[u8],
-    mut slip: BufferSlice<'_>,
     mut records: BufferSlice<'_>,
     mut texts: BufferSlice<'_>,
 ) -> napi::Result<bool> {
-    let mut out = Out::new(&mut slip, &mut records, &mut texts)?;
+    let mut out = Out::new(&mut records, &mut texts)?;
     let mut record = read(record)?;
     let plaintext = record.decrypt(message).map_err(failed)?;
     Ok(out.give(record.encode().expose(), [plaintext.expose(), &[]], [0, 0]))

@@ -186,16 +186,14 @@ pub fn start_session<'env>(
 /// # Errors
 /// `NO_SESSION`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
-#[allow(clippy::too_many_arguments, reason = "JavaScript gives them one by one")]
 pub fn encrypt(
     record: &[u8],
     own: &[u8],
     plaintext: &[u8],
-    mut slip: BufferSlice<'_>,
     mut records: BufferSlice<'_>,
     mut texts: BufferSlice<'_>,
 ) -> napi::Result<bool> {
-    let mut out = Out::new(&mut slip, &mut records, &mut texts)?;
+    let mut out = Out::new(&mut records, &mut texts)?;
     let (mut record, own) = (read(record)?, Own::read(own, out.now())?);
     let sealed = cipher::encrypt(&mut record, &own.context(), plaintext).map_err(failed)?;
     let remote = record.remote_identity().ok_or_else(|| failed(SignalError::NoSession))?.to_bytes();
@@ -262,16 +260,14 @@ pub fn outside<'env>(env: &'env Env, message: &[u8]) -> napi::Result<Outside<'en
 /// # Errors
 /// `UNDECRYPTABLE`, `DUPLICATE`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
-#[allow(clippy::too_many_arguments, reason = "JavaScript gives them one by one")]
 pub fn decrypt(
     record: &[u8],
     own: &[u8],
     message: &[u8],
-    mut slip: BufferSlice<'_>,
     mut records: BufferSlice<'_>,
     mut texts: BufferSlice<'_>,
 ) -> napi::Result<bool> {
-    let mut out = Out::new(&mut slip, &mut records, &mut texts)?;
+    let mut out = Out::new(&mut records, &mut texts)?;
     let message = WhisperMessage::parse(message).map_err(failed)?;
     let (mut record, own) = (read(record)?, Own::read(own, out.now())?);
     let opened = with_random(|rng| cipher::decrypt(&mut record, &own.context(), &message, rng))?;

@@ -51,6 +51,43 @@ test('the queue takes its bound and rejects one more, of one peer and of all', a
   assert.deepEqual([executor.pending, executor.queued], [0, 0]);
 });
 
+test('as many calls as may wait, each of something that is no message, fail in order, and what follows is done', async () => {
+  for (const [onPressure, count] of [['reject', 4_000], ['wait', 8_000]]) {
+    const executor = new ours.Executor({ onPressure });
+    const { alice, bob, start, at } = couple(ours, { json: false });
+    await start(bob.bundle(1));
+    let go;
+    const gate = new Promise((done) => (go = done));
+    const { loadSession } = alice;
+    alice.loadSession = async (address) => (await gate, loadSession(address));
+    const cipher = new ours.SessionCipher(alice, new ours.ProtocolAddress(...at.bob), { executor });
+    const order = [];
+    const settles = (promise, name) => promise.then(() => order.push(name), ({ code }) => order.push(code));
+    const all = [settles(cipher.encrypt(Buffer.from('slow')), 'sealed')];
+    for (let one = 0; one < count; one += 1) all.push(settles(one % 2 ? cipher.encrypt('no bytes') : cipher.decryptWhisperMessage(undefined)));
+    go();
+    await Promise.all(all);
+    assert.deepEqual([order[0], ...new Set(order.slice(1))], ['sealed', 'INVALID_ARGUMENT']);
+    assert.equal((await cipher.encrypt(Buffer.from('after'))).type, 3);
+    assert.deepEqual([executor.pending, executor.queued], [0, 0]);
+  }
+});
+
+test('a storage that can not say any more what it is of fails its own call, and no other', async () => {
+  const { alice, bob, start, at } = couple(ours, { json: false });
+  await start(bob.bundle(1));
+  const leaves = () => {
+    let asked = 0;
+    // It is asked when a call comes, and when its turn does.
+    return Object.create(alice, { scope: { get() { if ((asked += 1) === 2) throw new Error('logged out'); } } });
+  };
+  const cipher = (of) => new ours.SessionCipher(of, new ours.ProtocolAddress(...at.bob));
+  const calls = [alice, leaves(), alice, leaves(), leaves(), alice].map((of) => cipher(of).encrypt(Buffer.from('text')).then(() => 'sealed', ({ message }) => message));
+  assert.deepEqual(await Promise.all(calls), ['sealed', 'logged out', 'sealed', 'logged out', 'logged out', 'sealed']);
+  assert.equal(await cipher(leaves()).encrypt(Buffer.from('alone')).catch(({ message }) => message), 'logged out');
+  assert.equal((await cipher(alice).encrypt(Buffer.from('text'))).type, 3);
+});
+
 test('callers can wait for room instead, as many again', async () => {
   const executor = new ours.Executor({ maxPending: 1, maxQueued: 2, maxQueuedPerPeer: 2, onPressure: 'wait' });
   let done = 0;

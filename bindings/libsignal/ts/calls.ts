@@ -23,10 +23,14 @@ export interface Row {
   again: Again;
 }
 
-/** @internal A write to a storage. */
-export interface Write extends Omit<Row, 'turn'> {
-  call: () => unknown;
+/** @internal What is written, where all is certain. */
+export interface Written extends Omit<Row, 'turn'> {
   side?: Side | undefined;
+}
+
+/** @internal A write to a storage. */
+export interface Write extends Written {
+  call: () => unknown;
   /** Rows of other addresses that are written with it. */
   also?: readonly Row[];
 }
@@ -66,26 +70,34 @@ export class Turn {
   readonly lane: Lane;
   readonly owner: object;
   state: State;
-  /** Ends the job for its caller. */
-  readonly refuse: (error: Error) => void;
+  /** What ends the job for its caller. */
+  readonly resolve: (value: never) => void;
+  readonly refuse: (error: unknown) => void;
+  /** Where it stands among the jobs that run. */
+  at = -1;
   /** A call to the storage is under way. */
   waits = false;
   /** Since when, on the monotonic clock; 0 until the event loop has turned once. */
   since = 0;
   /** The job is over for its caller. */
   over = false;
-  /** What happens when the write that is under way is given up. */
+  /** The write that is under way where all was certain before, and its end. */
+  written: Written | undefined;
+  ended: PromiseLike<unknown> | undefined;
+  /** What happens when another write that is under way is given up. */
   hung: (() => void) | undefined;
-  /** What happens when any call of the job is, or fails. */
+  /** What happens when any call of the job is given up, or fails. */
   lost: (() => void) | undefined;
   /** What the call means once it is answered. */
   done: (() => void) | undefined;
-  #held: readonly Wipeable[] | undefined;
+  #held: Wipeable | undefined;
+  #more: Wipeable[] | undefined;
 
-  constructor(state: State, owner: object, refuse: (error: Error) => void) {
+  constructor(state: State, owner: object, resolve: (value: never) => void, refuse: (error: unknown) => void) {
     this.lane = state.lane;
     this.owner = owner;
     this.state = state;
+    this.resolve = resolve;
     this.refuse = refuse;
   }
 
@@ -104,13 +116,16 @@ export class Turn {
   hold(record: Wipeable): void {
     if (this.over) throw GIVEN_UP;
     record._hold();
-    this.#held = this.#held === undefined ? [record] : [...this.#held, record];
+    if (this.#held === undefined) this.#held = record;
+    else if (this.#more === undefined) this.#more = [record];
+    else this.#more.push(record);
   }
 
   /** The job is over. */
   end(): void {
     this.over = true;
-    if (this.#held !== undefined) for (const record of this.#held) record._release();
+    this.#held?._release();
+    if (this.#more !== undefined) for (const record of this.#more) record._release();
   }
 
   /** The record that counts, where that is not what the storage says; null for none. */
@@ -136,7 +151,7 @@ export abstract class Calls {
   /** Milliseconds. */
   readonly storageTimeout: number;
   /** Jobs that run. */
-  protected readonly running = new Set<Turn>();
+  protected readonly running: Turn[] = [];
   /** Accounts of which writes hang. */
   readonly #accounts = new Map<unknown, Account>();
   #looking = false;
@@ -154,12 +169,20 @@ export abstract class Calls {
 
   /** A read, with a deadline; the turn takes what is awaited of it. One that answers at once costs nothing, and none costs a timer of its own. */
   ask<T>(turn: Turn, call: () => T | PromiseLike<T>): T | PromiseLike<T> {
-    // Also while it is called: what it throws is the storage's.
+    this.asks(turn);
+    return this.answered(turn, call());
+  }
+
+  /** A storage is about to be called: what it throws is its own. What it gives goes through `answered`. As `ask`, which takes a function more. */
+  asks(turn: Turn): void {
     turn.waits = true;
     turn.since = 0;
+    turn.written = undefined;
     turn.hung = undefined;
     turn.done = undefined;
-    const given = call();
+  }
+
+  answered<T>(turn: Turn, given: T | PromiseLike<T>): T | PromiseLike<T> {
     if (typeof (given as PromiseLike<T> | undefined)?.then !== 'function') {
       turn.waits = false;
       return given as T;
@@ -178,20 +201,21 @@ export abstract class Calls {
    * is stored, what counts is remembered, and reads give that. Once they have ended it is written again.
    */
   write(turn: Turn, write: Write): unknown {
-    const { lane, state } = turn;
-    const certain = state.newest === undefined && state.hung === 0 && state.sides.length === 0;
-    const quiet = certain && lane.states.size === 0 && this.#accounts.size === 0;
-    return quiet && write.also === undefined ? this.#writeOne(turn, write) : this.#writeAll(turn, write);
+    // The common case: nothing is uncertain, so nothing is made certain by it. The job holds what it writes.
+    return this.isCertain(turn) && write.also === undefined ? this.wrote(turn, write, this.ask(turn, write.call)) : this.#writeAll(turn, write);
   }
 
-  /** The common case: nothing is uncertain, so nothing is made certain by it. The job holds what it writes. */
-  #writeOne(turn: Turn, write: Write): unknown {
-    const ended = this.ask(turn, write.call);
+  /** Whether a write makes nothing certain that was not. */
+  isCertain({ lane, state }: Turn): boolean {
+    const certain = state.newest === undefined && state.hung === 0 && state.sides.length === 0;
+    return certain && lane.states.size === 0 && this.#accounts.size === 0;
+  }
+
+  /** A storage was asked for a write where all was certain. */
+  wrote(turn: Turn, written: Written, ended: unknown): unknown {
     if (turn.waits) {
-      turn.hung = () => {
-        if (write.side !== undefined) turn.state.sides = [write.side];
-        this.#uncertain({ turn, ...write }, ended as PromiseLike<unknown>);
-      };
+      turn.written = written;
+      turn.ended = ended as PromiseLike<unknown>;
     }
     return ended;
   }
@@ -285,6 +309,16 @@ export abstract class Calls {
     return account;
   }
 
+  /** A call that may be a write is given up. */
+  #gaveUp(turn: Turn): void {
+    const { written, ended } = turn;
+    if (written !== undefined && ended !== undefined) {
+      if (written.side !== undefined) turn.state.sides = [written.side];
+      this.#uncertain({ turn, ...written }, ended);
+    }
+    turn.hung?.();
+  }
+
   #uncertain(row: Row, ended: PromiseLike<unknown>): void {
     const { state, owner } = row.turn;
     const whose = accountOf(state, owner);
@@ -339,7 +373,7 @@ export abstract class Calls {
 
   /** Nothing is watched over any more. */
   protected rest(): void {
-    if (this.#timer === undefined || this.running.size > 0) return;
+    if (this.#timer === undefined || this.running.length > 0) return;
     clearTimeout(this.#timer);
     this.#timer = undefined;
   }
@@ -379,9 +413,10 @@ export abstract class Calls {
 
   #expire(): void {
     const now = performance.now();
-    for (const turn of this.running) {
-      if (!turn.waits || turn.since === 0 || now - turn.since < this.storageTimeout) continue;
-      turn.hung?.();
+    // Each that ends makes room for others.
+    for (const turn of [...this.running]) {
+      if (turn.over || !turn.waits || turn.since === 0 || now - turn.since < this.storageTimeout) continue;
+      this.#gaveUp(turn);
       turn.lost?.();
       this.fail(
         turn,

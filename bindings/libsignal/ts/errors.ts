@@ -218,15 +218,23 @@ export function guarded<T>(act: () => T, words?: Words): T {
   try {
     return act();
   } catch (thrown) {
-    if (thrown instanceof TypeError && (thrown as { code?: unknown }).code === 'INVALID_ARGUMENT') throw thrown;
-    throw failure(thrown, words);
+    throw typed(thrown, words);
   }
 }
+
+/** Of what was thrown a typed error, in `words` where there are some for its code. */
+export function typed(thrown: unknown, words?: Words): unknown {
+  if (thrown instanceof TypeError && (thrown as { code?: unknown }).code === 'INVALID_ARGUMENT') return thrown;
+  return failure(thrown, words);
+}
+
+/** Node's global is looked up by a function, which is felt where it is done for each message. */
+const isBuffer: (value: unknown) => value is Buffer = Buffer.isBuffer;
 
 /** Bytes, as a Buffer over the same memory. */
 export function bytesOf(given: unknown, what: string): Buffer {
   if (isUint8Array(given)) {
-    return Buffer.isBuffer(given) ? given : Buffer.from(given.buffer, given.byteOffset, given.byteLength);
+    return isBuffer(given) ? given : Buffer.from(given.buffer, given.byteOffset, given.byteLength);
   }
   throw invalid(`${what} is a Buffer or Uint8Array, not ${given === null ? 'null' : typeof given}`);
 }

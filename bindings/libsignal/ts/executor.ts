@@ -6,7 +6,7 @@
 import { AsyncResource } from 'node:async_hooks';
 import { Calls, storageFailed, Turn } from './calls.js';
 import { BackpressureError, invalid, isUint8Array } from './errors.js';
-import { givenLaneOf, hold, type Job, LANES, type Lane, laneOf, release, stateOf } from './lanes.js';
+import { givenLaneOf, hold, type Job, LANES, type Lane, laneOf, release, type State, stateOf } from './lanes.js';
 
 /** How much may be under way, and what happens beyond. */
 export interface ExecutorOptions {
@@ -53,7 +53,7 @@ export interface ExecutorEvents {
  * What the package asks of an executor and of its turns is a contract between versions, too, for an executor may be of another copy: who changes it
  * changes the number. One over lanes of other shapes never goes with this copy.
  */
-const EXECUTORS = `${LANES}/executor.1`;
+const EXECUTORS = `${LANES}/executor.2`;
 const CONTRACT: unique symbol = Symbol.for(EXECUTORS);
 
 /** The largest that an option can be: as long as a timer can wait. */
@@ -189,16 +189,38 @@ export class Executor extends Calls {
    * kept while it waits.
    */
   run<T>(owner: object, address: string, work: (turn: Turn) => Promise<T>, admitted = false, held?: unknown): Promise<T> {
+    return this.runTelling(owner, address, this.#telling(work), admitted, held);
+  }
+
+  /**
+   * @internal The same for work that tells the executor itself what came of it, by `done` or `failed`, and never fails: for what is done with each
+   * message, which two promises less are worth it.
+   */
+  runTelling<T>(owner: object, address: string, work: (turn: Turn) => unknown, admitted = false, held?: unknown): Promise<T> {
     let lane: Lane;
     try {
       lane = laneOf(owner, address);
     } catch (thrown) {
       return Promise.reject(thrown);
     }
-    return this.#run([lane, owner], work, admitted, held);
+    return this.#runTelling([lane, owner], work, admitted, held);
   }
 
   #run<T>(at: [Lane, object], work: (turn: Turn) => Promise<T>, admitted: boolean, held: unknown): Promise<T> {
+    return this.#runTelling(at, this.#telling(work), admitted, held);
+  }
+
+  /** Tells what came of work. */
+  #telling<T>(work: (turn: Turn) => Promise<T>): (turn: Turn) => void {
+    return (turn) => {
+      work(turn).then(
+        (value) => this.done(turn, value),
+        (thrown: unknown) => this.failed(turn, thrown),
+      );
+    };
+  }
+
+  #runTelling<T>(at: [Lane, object], work: (turn: Turn) => unknown, admitted: boolean, held: unknown): Promise<T> {
     const [lane] = at;
     const free = !lane.busy && !lane.paused && lane.jobs.length === 0 && lane.waiting === 0;
     if (free && this.#pending < this.#maxPending && (admitted || this.#ready.length === 0)) {
@@ -243,7 +265,7 @@ export class Executor extends Calls {
       const at: [Lane, object] = [givenLaneOf(owner, given), owner];
       // Many may be given that are one: those of them that wait there were admitted here, so here all that wait count.
       if (this.#queued < this.#maxQueued && this.#bytes < this.#maxBytes) void this.#run(at, work, false, held).then(tell, refuse);
-      else this.#admit(at[0], { begin: () => this.#start(at, work, tell, refuse), refuse, held });
+      else this.#admit(at[0], { begin: () => this.#start(at, this.#telling(work), tell, refuse), refuse, held });
     });
   }
 
@@ -272,7 +294,7 @@ export class Executor extends Calls {
   /** Runs what nobody asked for: in nobody's context. */
   protected admitOwn(lane: Lane, owner: object, work: (turn: Turn) => Promise<void>): void {
     hold(lane);
-    this.#admit(lane, { begin: () => this.#start([lane, owner], work, NOTHING, NOTHING), refuse: NOTHING, context: nobodys });
+    this.#admit(lane, { begin: () => this.#start([lane, owner], this.#telling(work), NOTHING, NOTHING), refuse: NOTHING, context: nobodys });
   }
 
   #admit(lane: Lane, { begin, refuse, context, admitted, held }: Caller): void {
@@ -363,38 +385,57 @@ export class Executor extends Calls {
     }
   }
 
-  #start<T>([lane, owner]: [Lane, object], work: (turn: Turn) => Promise<T>, resolve: (value: T) => void, refuse: (error: unknown) => void): void {
-    const turn = new Turn(stateOf(lane, owner), owner, refuse);
-    this.running.add(turn);
-    const running = work(turn);
-    running.then(
-      (value) => {
-        if (turn.over) return;
-        if (lane.failures > 0) {
-          lane.failures = 0;
-          this.emit('revived', () => ({ address: lane.address }));
-        }
-        this.#end(turn);
-        resolve(value);
-      },
-      (thrown: unknown) => {
-        if (turn.over) return;
-        if (turn.waits) turn.lost?.();
-        this.fail(turn, turn.waits ? storageFailed(thrown) : thrown);
-      },
-    );
+  #start<T>([lane, owner]: [Lane, object], work: (turn: Turn) => unknown, resolve: (value: T) => void, refuse: (error: unknown) => void): void {
+    let state: State;
+    try {
+      state = stateOf(lane, owner);
+    } catch (thrown) {
+      // A storage that does not say any more what it is of.
+      lane.busy = false;
+      this.#pending -= 1;
+      refuse(thrown);
+      queueMicrotask(() => this.#next(lane));
+      return;
+    }
+    const turn = new Turn(state, owner, resolve, refuse);
+    turn.at = this.running.length;
+    this.running.push(turn);
+    work(turn);
+  }
+
+  /** @internal A job came to its end. */
+  done(turn: Turn, value: unknown): void {
+    if (turn.over) return;
+    const { lane } = turn;
+    if (lane.failures > 0) {
+      lane.failures = 0;
+      this.emit('revived', () => ({ address: lane.address }));
+    }
+    turn.resolve(value as never);
+    this.#end(turn);
+  }
+
+  /** @internal A job failed. */
+  failed(turn: Turn, thrown: unknown): void {
+    if (turn.over) return;
+    if (turn.waits) turn.lost?.();
+    this.fail(turn, turn.waits ? storageFailed(thrown) : thrown);
   }
 
   protected fail(turn: Turn, error: unknown): void {
     const code = codeOf(error);
     if (code === 'INTERNAL' || code === 'STORAGE_TIMEOUT') this.#pause(turn.lane, code);
+    turn.refuse(error);
     this.#end(turn);
-    turn.refuse(error as Error);
   }
 
   #end(turn: Turn): void {
     turn.end();
-    this.running.delete(turn);
+    const last = this.running.pop();
+    if (last !== undefined && last !== turn) {
+      this.running[turn.at] = last;
+      last.at = turn.at;
+    }
     this.rest();
     turn.lane.busy = false;
     this.#pending -= 1;

@@ -1,37 +1,17 @@
 /**
  * The calls that are made for each message. The native half writes what it made to where it stays: making buffers and objects from the native side costs
- * several times what the cryptography of a message does.
+ * several times what the cryptography of a message does, and so does memory of its own for each answer.
  */
 
 import { coded } from './errors.js';
 import { native, type Opened } from './native.js';
 
+const { markAsUntransferable }: { markAsUntransferable(memory: ArrayBuffer): void } = require('node:worker_threads');
+
 const NOTHING: string[] = [];
 
-/** What goes along with a call: the time; and what comes back: how long the two parts of the answer are, and two numbers. As the machine orders bytes. */
-const slip = Buffer.from(new ArrayBuffer(24), 0, 24);
-const time = new Float64Array(slip.buffer, 0, 1);
-const words = new Uint32Array(slip.buffer, 8, 4);
-
-/**
- * Memory that records are written to, one behind the other. Memory of their own costs as much as the cryptography of a message, and a slice of node's pool
- * could keep 8 KiB for as long as the record lives, beside what an application hands out: some share a small page.
- */
-const PAGE = 2_048;
-let page = Buffer.allocUnsafeSlow(PAGE);
-let used = 0;
-
-function room(length: number): Buffer {
-  if (used + length > page.length) [page, used] = [Buffer.allocUnsafeSlow(Math.max(PAGE, length)), 0];
-  return page.subarray(used);
-}
-
-/** The record that was written. */
-function record(): Buffer {
-  const from = used;
-  used += words[0];
-  return page.subarray(from, used);
-}
+/** Node's global is looked up by a function. */
+const bytesAt: (memory: ArrayBuffer, from: number, length: number) => Buffer = Buffer.from;
 
 /** An identity, which comes before the text of a message. */
 const IDENTITY = 33;
@@ -41,28 +21,134 @@ const AROUND = 176 + IDENTITY;
 /** Nothing longer is taken in. */
 const LONGEST = 512 * 1_024;
 
-/** Runs `call` with room for its answer, of which the lengths are guessed. Where that is too little it does nothing and tells them. Gives the memory that the second part is in. */
-function answer(before: Buffer, length: number, call: (records: Buffer, text: Buffer) => boolean): Buffer {
-  let text = Buffer.allocUnsafe(Math.min(length, LONGEST));
-  if (!call(room(before.length + GROWTH), text)) {
-    text = Buffer.allocUnsafe(words[1]);
-    if (!call(room(words[0]), text)) throw coded('INTERNAL', 'the native half needs more room than it says');
+/**
+ * What goes along with a call, and comes back, at the beginning of the memory that records are written to, as the machine orders bytes: the time; where
+ * the record and the text go; how long they are; and two numbers of the call's own.
+ */
+const SLIP = 32;
+const enum At {
+  Record = 2,
+  Text,
+  RecordLength,
+  TextLength,
+  First,
+  Second,
+}
+
+/** Memory that answers are written to, one behind the other. */
+class Page {
+  readonly bytes: Buffer;
+  readonly memory: ArrayBuffer;
+  used: number;
+
+  constructor(bytes: Buffer, from: number) {
+    this.bytes = bytes;
+    this.memory = bytes.buffer as ArrayBuffer;
+    this.used = from;
   }
-  return text;
+
+  /** What was written at the end. */
+  take(length: number): Buffer {
+    const from = this.used;
+    this.used = from + length;
+    return bytesAt(this.memory, from, length);
+  }
 }
 
-/** Bytes that are not where something will be written: somebody may give all of the memory that node's pool shares out. */
-function apart(bytes: Buffer, from: Buffer): Buffer {
-  if (bytes.buffer !== from.buffer) return bytes;
-  const overlap = bytes.byteOffset < from.byteOffset + from.length && from.byteOffset < bytes.byteOffset + bytes.length;
-  return overlap ? Buffer.from(bytes) : bytes;
+/** Memory of records. It is never that of something that an application is given: who is given bytes is given all of their memory. */
+class Records extends Page {
+  readonly time: Float64Array;
+  readonly words: Uint32Array;
+
+  constructor(size: number) {
+    super(Buffer.allocUnsafeSlow(size), SLIP);
+    this.time = new Float64Array(this.memory, 0, 1);
+    this.words = new Uint32Array(this.memory, 0, SLIP / 4);
+  }
 }
 
-/** In memory of its own: storages are handed the identity before anybody judged it, and keep it. */
-function identityOf(text: Buffer): Buffer {
+/** A record keeps all of its page for as long as it lives, so pages are small; memory is as dear to make for one record as for several. */
+const RECORDS = 4_096;
+/** As large as a page of node's pool. */
+const TEXTS = 8_192;
+
+let records = new Records(RECORDS);
+let others = new Records(RECORDS);
+let texts = textsOf(TEXTS);
+
+/** Memory for texts, of zeroes: what was freed before may have been of records, and an application is given all of it. */
+function textsOf(size: number): Page {
+  const page = new Page(Buffer.alloc(size), 0);
+  // As node's pool: who transfers one text to another thread would take all others along.
+  if (size === TEXTS) markAsUntransferable(page.memory);
+  return page;
+}
+
+/** Where a record goes: not to the memory of the one that is read, which the native half has to itself. */
+function recordsFor(before: Buffer, length: number): Records {
+  if (records.memory === before.buffer) {
+    const swapped = records;
+    records = others;
+    others = swapped;
+  }
+  if (records.used + length > records.bytes.length) records = new Records(Math.max(RECORDS, SLIP + length));
+  return records;
+}
+
+/** Where a text goes. A long one has memory of its own. */
+function textsFor(length: number): Page {
+  if (length > TEXTS / 4) return textsOf(length);
+  // Not the size that it had: there are ways to take memory away that heed no mark.
+  if (texts.used + length > texts.bytes.length) texts = textsOf(TEXTS);
+  return texts;
+}
+
+type Call = (record: Buffer, own: Buffer, input: Buffer, records: Buffer, texts: Buffer) => boolean;
+
+/** The answer to a call, until the next one. */
+let into = records;
+let text = texts;
+
+/** Runs `call` with room for its answer, of which the lengths are guessed. Where that is too little it does nothing and tells them. */
+function answer(call: Call, before: Buffer, own: Buffer, input: Buffer, length: number, now: number): void {
+  if (tried(call, before, own, input, before.length + GROWTH, Math.min(length, LONGEST), now)) return;
+  const { words } = into;
+  if (!tried(call, before, own, input, words[At.RecordLength] as number, words[At.TextLength] as number, now)) {
+    throw coded('INTERNAL', 'the native half needs more room than it says');
+  }
+}
+
+function tried(call: Call, before: Buffer, own: Buffer, input: Buffer, record: number, length: number, now: number): boolean {
+  into = recordsFor(before, record);
+  text = textsFor(length);
+  into.time[0] = now;
+  into.words[At.Record] = into.used;
+  into.words[At.Text] = text.used;
+  // Somebody may give bytes that share the memory of texts.
+  return call(before, own, input.buffer === text.memory ? Buffer.from(input) : input, into.bytes, text.bytes);
+}
+
+/** Bytes in memory of their own, which never was of anything else. */
+export function ownCopy(bytes: Uint8Array): Buffer {
+  const copy = Buffer.alloc(bytes.length);
+  copy.set(bytes);
+  return copy;
+}
+
+/** The identity before a text, likewise: storages are handed it before anybody judged it, and keep it. */
+function identityOf(): Buffer {
   const identity = Buffer.alloc(IDENTITY);
-  text.copy(identity, 0, 0, IDENTITY);
+  text.bytes.copy(identity, 0, text.used, text.used + IDENTITY);
   return identity;
+}
+
+/** The text, behind `from` bytes of something else. */
+function taken(from: number): Buffer {
+  text.used += from;
+  const bytes = text.take((into.words[At.TextLength] as number) - from);
+  // As node's pool does, so that numbers can be read in place.
+  text.used = (text.used + 7) & ~7;
+  return bytes;
 }
 
 /** A message to send, and what goes with it. */
@@ -77,26 +163,32 @@ export interface Sealed {
 
 /** Encrypts on the open session; `remote` is whom it is with, where that is known. */
 export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: number, remote?: Buffer): Sealed {
-  time[0] = now;
-  const text = answer(bytes, plaintext.length + AROUND, (to, into) => native().encrypt(bytes, own, apart(plaintext, into), slip, to, into));
-  return { record: record(), kind: words[2], registrationId: words[3], body: text.subarray(IDENTITY, words[1]), remote: remote ?? identityOf(text) };
+  answer(native().encrypt, bytes, own, plaintext, plaintext.length + AROUND, now);
+  const { words } = into;
+  const whom = remote ?? identityOf();
+  const record = into.take(words[At.RecordLength] as number);
+  return { record, kind: words[At.First] as number, registrationId: words[At.Second] as number, body: taken(IDENTITY), remote: whom };
 }
 
 /** Decrypts a message without handshake. */
 export function decrypt(bytes: Buffer, own: Buffer, message: Buffer, now: number): Opened {
-  time[0] = now;
-  const read = answer(bytes, message.length, (to, text) => native().decrypt(bytes, own, apart(message, text), slip, to, text));
-  return { record: record(), identity: identityOf(read), plaintext: read.subarray(IDENTITY, words[1]), newSession: false, compatibility: NOTHING };
+  answer(native().decrypt, bytes, own, message, message.length, now);
+  const identity = identityOf();
+  const record = into.take(into.words[At.RecordLength] as number);
+  return { record, identity, plaintext: taken(IDENTITY), newSession: false, compatibility: NOTHING };
 }
+
+/** Groups know nobody as themselves. */
+const NOBODY = Buffer.alloc(0);
 
 /** Encrypts for a group. */
 export function groupEncrypt(bytes: Buffer, plaintext: Buffer): { record: Buffer; bytes: Buffer } {
-  const body = answer(bytes, plaintext.length + AROUND, (to, text) => native().groupEncrypt(bytes, apart(plaintext, text), slip, to, text));
-  return { record: record(), bytes: body.subarray(0, words[1]) };
+  answer(native().groupEncrypt, bytes, NOBODY, plaintext, plaintext.length + AROUND, 0);
+  return { record: into.take(into.words[At.RecordLength] as number), bytes: taken(0) };
 }
 
 /** Decrypts a member's message. */
 export function groupDecrypt(bytes: Buffer, message: Buffer): { record: Buffer; bytes: Buffer } {
-  const text = answer(bytes, message.length, (to, into) => native().groupDecrypt(bytes, apart(message, into), slip, to, into));
-  return { record: record(), bytes: text.subarray(0, words[1]) };
+  answer(native().groupDecrypt, bytes, NOBODY, message, message.length, 0);
+  return { record: into.take(into.words[At.RecordLength] as number), bytes: taken(0) };
 }

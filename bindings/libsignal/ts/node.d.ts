@@ -6,6 +6,7 @@ interface NodeTimer {
 }
 declare function setTimeout(callback: () => void, millis: number): NodeTimer;
 declare function clearTimeout(timer: NodeTimer): void;
+declare function queueMicrotask(callback: () => void): void;
 declare function setImmediate(callback: () => void): void;
 declare const performance: { now(): number };
 declare const process: {

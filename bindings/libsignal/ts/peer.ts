@@ -114,11 +114,19 @@ export class Peer {
   /** `held` is what is kept while it waits: bytes, or a list of bytes. */
   run<T>(work: (turn: Turn) => Promise<T>, held?: unknown): Promise<T> {
     const { storage, key, executor } = this;
-    return storage.canonicalAddress === undefined ? executor.run(storage, key, work, false, held) : this.#runCanonical(work, held);
+    if (storage.canonicalAddress === undefined) return executor.run(storage, key, work, false, held);
+    return this.#runCanonical((address) => executor.run(storage, address, work, true, held), held);
+  }
+
+  /** The same for work that tells the executor itself what came of it, and never fails. */
+  runTelling<T>(work: (turn: Turn) => unknown, held?: unknown): Promise<T> {
+    const { storage, key, executor } = this;
+    if (storage.canonicalAddress === undefined) return executor.runTelling(storage, key, work, false, held);
+    return this.#runCanonical((address) => executor.runTelling<T>(storage, address, work, true, held), held);
   }
 
   /** The address is asked for each time: a storage may learn that two are one. */
-  #runCanonical<T>(work: (turn: Turn) => Promise<T>, held: unknown): Promise<T> {
+  #runCanonical<T>(run: (address: string) => Promise<T>, held: unknown): Promise<T> {
     const { storage, key, executor } = this;
     const ask = async (turn: Turn): Promise<string> => {
       const address: unknown = turn.took(await executor.ask<unknown>(turn, () => storage.canonicalAddress?.(key)));
@@ -127,7 +135,7 @@ export class Peer {
     };
     const go = async (address: string): Promise<T> => {
       if (address !== key && isUncertain(storage, key)) await this.#move(address);
-      return executor.run(storage, address, work, true, held);
+      return run(address);
     };
     return executor.runGiven(storage, key, ask, go, held);
   }
@@ -145,8 +153,10 @@ export class Peer {
   /** Asks for the record, for `record` to read. */
   askRecord(turn: Turn): unknown {
     const newest = turn.newest();
-    if (newest === undefined) return this.executor.ask(turn, () => this.storage.loadSession(this.key));
-    return newest === null ? undefined : SessionRecord._adopt(newest);
+    if (newest !== undefined) return newest === null ? undefined : SessionRecord._adopt(newest);
+    const { executor } = this;
+    executor.asks(turn);
+    return executor.answered<unknown>(turn, this.storage.loadSession(this.key));
   }
 
   record(given: unknown): SessionRecord | undefined {
@@ -161,7 +171,9 @@ export class Peer {
   }
 
   askIdentity(turn: Turn): KeyPair | PromiseLike<KeyPair> {
-    return this.executor.ask(turn, () => this.storage.getOurIdentity());
+    const { executor } = this;
+    executor.asks(turn);
+    return executor.answered(turn, this.storage.getOurIdentity());
   }
 
   /** Who we are, packed, where it was before. The registration id is what it was when it was last asked for: only handshakes have it in them. */
@@ -194,7 +206,9 @@ export class Peer {
 
   /** Asks whether an identity is trusted, for `judge`. */
   askTrust(turn: Turn, identity: Buffer, direction: 'sending' | 'receiving'): unknown {
-    return this.executor.ask(turn, () => this.storage.isTrustedIdentity(this.address.id, identity, direction));
+    const { executor } = this;
+    executor.asks(turn);
+    return executor.answered<unknown>(turn, this.storage.isTrustedIdentity(this.address.id, identity, direction));
   }
 
   judge(verdict: unknown, identity: Buffer): void {
@@ -210,10 +224,13 @@ export class Peer {
   /** Stores a record, and what goes with it, in one transaction where the storage can. The turn takes what is awaited of it. */
   store(turn: Turn, record: SessionRecord, rest: With = {}): unknown {
     const { storage, key } = this;
-    if (storage.commit === undefined && rest.removePreKey === undefined) {
-      return this.#write(turn, record, rest, () => storage.storeSession(key, record), undefined);
-    }
-    return this.#storeAll(turn, record, rest);
+    if (storage.commit !== undefined || rest.removePreKey !== undefined) return this.#storeAll(turn, record, rest);
+    const { executor } = this;
+    if (!executor.isCertain(turn)) return this.#write(turn, record, rest, () => storage.storeSession(key, record), undefined);
+    turn.hold(record);
+    const written = { value: record._bytes, fallback: rest.fallback, refused: rest.refused, again: this.#again, side: undefined };
+    executor.asks(turn);
+    return executor.wrote(turn, written, executor.answered<unknown>(turn, storage.storeSession(key, record)));
   }
 
   #write(turn: Turn, record: SessionRecord, { fallback, refused }: With, call: () => unknown, side: Side | undefined): unknown {

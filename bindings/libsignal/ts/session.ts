@@ -3,8 +3,8 @@
 import type { ProtocolAddress } from './address.js';
 import { storageFailed, type Turn } from './calls.js';
 import type { KeyPair } from './curve.js';
-import { bytesOf, guarded, invalid, type SignalError, type Words } from './errors.js';
-import { decrypt, encrypt } from './hot.js';
+import { bytesOf, guarded, invalid, type SignalError, typed, type Words } from './errors.js';
+import { decrypt, encrypt, ownCopy, type Sealed } from './hot.js';
 import { idOf, publicKeyOf } from './keys.js';
 import { native, type Opened, type Outside } from './native.js';
 import { type Own, packed, Peer, type SessionOptions } from './peer.js';
@@ -66,7 +66,7 @@ export class SessionBuilder {
       const record = (await peer.load(turn)) ?? new SessionRecord();
       const started = guarded(() => native().startSession(record._bytes, own.bytes, bundle, Date.now()));
       await peer.trusted(turn, bundle.identityKey, 'sending');
-      turn.took(await peer.store(turn, SessionRecord._adopt(started.record, bundle.identityKey), { identity: bundle.identityKey }));
+      turn.took(await peer.store(turn, SessionRecord._adopt(started.record, ownCopy(bundle.identityKey)), { identity: bundle.identityKey }));
       peer.compatibility(started.compatibility);
     });
   }
@@ -100,6 +100,41 @@ interface Read {
   remote?: Buffer | undefined;
 }
 
+/** What an encryption made. */
+interface Made {
+  record: Buffer;
+  kind: number;
+  remote: Buffer;
+}
+
+/** How one message is encrypted, or many are: what was given is looked at, sealed, and handed over. */
+interface Sealing<G, P, S extends Made | undefined, T> {
+  look: (given: G) => P;
+  seal: (record: SessionRecord, own: Buffer, plaintext: P) => S;
+  give: (sealed: S) => T;
+}
+
+const ONE: Sealing<Uint8Array, Buffer, Sealed, CiphertextMessage> = {
+  look: (data) => bytesOf(data, 'data'),
+  seal(record, own, plaintext) {
+    try {
+      return encrypt(record._bytes, own, plaintext, Date.now(), record._known);
+    } catch (thrown) {
+      throw typed(thrown, SENDING);
+    }
+  },
+  give: ({ kind, body, registrationId }) => ({ type: kind, body, registrationId }),
+};
+
+const MANY: Sealing<readonly Uint8Array[], Buffer[], (Made & { bodies: Buffer[]; registrationId: number }) | undefined, CiphertextMessage[]> = {
+  look: (datas) => listOf(datas),
+  seal: (record, own, plaintexts) =>
+    plaintexts.length === 0
+      ? undefined
+      : guarded(() => ({ ...native().encryptMany(record._bytes, own, plaintexts, Date.now()), remote: record._remote }), SENDING),
+  give: (sealed) => sealed?.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId })) ?? [],
+};
+
 /** Encrypts to, and decrypts from, one device of a peer. */
 export class SessionCipher {
   readonly #peer: Peer;
@@ -118,76 +153,73 @@ export class SessionCipher {
 
   /** Encrypts. The record is stored before the message comes back. */
   encrypt(data: Uint8Array): Promise<CiphertextMessage> {
-    const begin = () => {
-      const plaintext = bytesOf(data, 'data');
-      return (record: SessionRecord, own: Buffer) => encrypt(record._bytes, own, plaintext, Date.now(), record._known);
-    };
-    return this.#seal(data, begin, ({ kind, body, registrationId }) => ({ type: kind, body, registrationId }));
+    return this.#seal(data, ONE);
   }
 
   /** Encrypts many with one load and one store: all, or none. */
   encryptMany(datas: readonly Uint8Array[]): Promise<CiphertextMessage[]> {
-    const begin = () => {
-      const plaintexts = listOf(datas);
-      return (record: SessionRecord, own: Buffer) => {
-        if (plaintexts.length === 0) return undefined;
-        return { ...native().encryptMany(record._bytes, own, plaintexts, Date.now()), remote: record._remote };
-      };
-    };
-    return this.#seal(datas, begin, (sealed) => {
-      return sealed?.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId })) ?? [];
-    });
+    return this.#seal(datas, MANY);
   }
 
-  /** `begin` looks at the arguments first. */
-  #seal<S extends { record: Buffer; kind: number; remote: Buffer } | undefined, T>(
-    held: unknown,
-    begin: () => (record: SessionRecord, own: Buffer) => S,
-    give: (sealed: S) => T,
-  ): Promise<T> {
+  #seal<G, P, S extends Made | undefined, T>(given: G, { look, seal, give }: Sealing<G, P, S, T>): Promise<T> {
     const peer = this.#peer;
-    return peer.run(async (turn) => {
-      const act = begin();
-      const identity = turn.took(await peer.askIdentity(turn));
-      const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
-      const record = peer.record(turn.took(await peer.askRecord(turn)));
-      if (record === undefined) throw noSession(peer.key, 'No sessions');
-      let sealed = guarded(() => act(record, own.bytes), SENDING);
-      if (sealed === undefined) return give(sealed);
-      if (sealed.kind === 3) {
-        // It has our registration id in it, and nobody has seen it yet.
-        const { bytes } = await peer.registered(turn, identity);
-        if (bytes !== own.bytes) sealed = guarded(() => act(record, bytes), SENDING) as S & object;
+    const work = async (turn: Turn): Promise<void> => {
+      try {
+        const plaintext = look(given);
+        const identity = turn.took(await peer.askIdentity(turn));
+        const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
+        const record = peer.record(turn.took(await peer.askRecord(turn)));
+        if (record === undefined) throw noSession(peer.key, 'No sessions');
+        let sealed = seal(record, own.bytes, plaintext);
+        if (sealed !== undefined) {
+          if (sealed.kind === 3) {
+            // It has our registration id in it, and nobody has seen it yet.
+            const { bytes } = await peer.registered(turn, identity);
+            if (bytes !== own.bytes) sealed = seal(record, bytes, plaintext) as S & object;
+          }
+          const { remote } = sealed;
+          peer.judge(turn.took(await peer.askTrust(turn, remote, 'sending')), remote);
+          // Given up or not, the key is used: the chain never goes back. A record that was made elsewhere comes without a pin.
+          turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, remote), { identity: remote }));
+        }
+        peer.executor.done(turn, give(sealed));
+      } catch (thrown) {
+        // Not within what began this: many that wait may fail at once, one after the other.
+        await null;
+        peer.executor.failed(turn, thrown);
       }
-      const { remote } = sealed;
-      peer.judge(turn.took(await peer.askTrust(turn, remote, 'sending')), remote);
-      // Given up or not, the key is used: the chain never goes back. A record that was made elsewhere comes without a pin.
-      turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, remote), { identity: remote }));
-      return give(sealed);
-    }, held);
+    };
+    return peer.runTelling(work, given);
   }
 
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(data: Uint8Array): Promise<Buffer> {
     const peer = this.#peer;
-    return peer.run(async (turn) => {
-      const message = bytesOf(data, 'data');
-      const identity = turn.took(await peer.askIdentity(turn));
-      const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
-      const record = peer.record(turn.took(await peer.askRecord(turn)));
-      if (record === undefined) throw noSession(peer.key, 'No session record');
-      let opened: Opened;
+    const work = async (turn: Turn): Promise<void> => {
       try {
-        opened = guarded(() => decrypt(record._bytes, own.bytes, message, Date.now()), READING);
+        const message = bytesOf(data, 'data');
+        const identity = turn.took(await peer.askIdentity(turn));
+        const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
+        const record = peer.record(turn.took(await peer.askRecord(turn)));
+        if (record === undefined) throw noSession(peer.key, 'No session record');
+        let opened: Opened;
+        try {
+          opened = decrypt(record._bytes, own.bytes, message, Date.now());
+        } catch (thrown) {
+          return peer.executor.done(turn, await this.#held(turn, message, { record, thrown: typed(thrown, READING) }));
+        }
+        peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
+        // Whichever session it is of, the one that is open stays open.
+        turn.took(await this.#save(turn, message, { opened, before: record, remote: record._known }));
+        forgetRead(turn, message);
+        peer.executor.done(turn, opened.plaintext);
       } catch (thrown) {
-        return this.#held(turn, message, { record, thrown });
+        // Not within what began this: many that wait may fail at once, one after the other.
+        await null;
+        peer.executor.failed(turn, thrown);
       }
-      peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
-      // Whichever session it is of, the one that is open stays open.
-      turn.took(await this.#save(turn, message, { opened, before: record, remote: record._known }));
-      forgetRead(turn, message);
-      return opened.plaintext;
-    }, data);
+    };
+    return peer.runTelling(work, data);
   }
 
   /** Decrypts a message of type 3. The identity is judged once the message proved it. */

@@ -84,6 +84,26 @@ pub fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Secret<32> {
     Secret::new(mac.finalize().into_bytes().into())
 }
 
+/// The first `N` bytes of [`hmac_sha256`], 32 at most: a tag, which is no secret once it is sent.
+///
+/// ```
+/// use stvor_crypto::kdf::{hmac_sha256, hmac_sha256_tag};
+/// let tag = hmac_sha256_tag::<8>(&[7; 32], &[b"what is ", b"sent"]);
+/// assert_eq!(tag, hmac_sha256(&[7; 32], &[b"what is sent"]).expose()[..8]);
+/// ```
+#[must_use]
+pub fn hmac_sha256_tag<const N: usize>(key: &[u8], parts: &[&[u8]]) -> [u8; N] {
+    const { assert!(N <= 32, "HMAC-SHA256 has 32 bytes") };
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+        unreachable!("HMAC takes a key of any length")
+    };
+    for part in parts {
+        mac.update(part);
+    }
+    let whole: [u8; 32] = mac.finalize().into_bytes().into();
+    core::array::from_fn(|index| whole[index])
+}
+
 /// HMAC-SHA256 of two messages under one key of 32 bytes, which is set up once.
 ///
 /// ```

@@ -184,6 +184,7 @@ fn recover_soon(core: &Core) {
 
 /// The task of [`recover_soon`]: it looks once more for what was found while it was ending.
 async fn recover_for_all(me: Weak<Core>, stop: CancellationToken) {
+    let mut told = None;
     loop {
         let Some(core) = me.upgrade() else { return };
         let asked = core.recovery_asked.load(Ordering::SeqCst);
@@ -204,6 +205,10 @@ async fn recover_for_all(me: Weak<Core>, stop: CancellationToken) {
         }
         if let Err(error) = done {
             tracing::warn!(code = error.code(), "{LATER}");
+            // Nobody else may notice, and until it is over nothing is sent.
+            if !error.passes() && told.replace(error.code()) != Some(error.code()) {
+                core.hub.emit(Event::StoreFailing { code: error.code() });
+            }
         }
         drop(core);
         tokio::select! {
@@ -601,6 +606,43 @@ mod tests {
         }
     }
 
+    /// The next code with which the store is said to fail.
+    async fn failing(events: &mut crate::Events) -> &'static str {
+        loop {
+            if let Some(Event::StoreFailing { code }) = events.next().await {
+                break code;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_recovery_that_a_row_keeps_from_its_end_says_so_once_and_ends_when_the_row_opens() {
+        let (store, directory) = (Arc::default(), tempfile::tempdir().unwrap());
+        let client = hiccups::instance(&store, &directory).await;
+        let (core, mut events) = (client.core(), client.events());
+        let bob = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+        let mut changes = ChangeSet::new();
+        changes.put(keys::lane(&core.store, &bob), LaneRow::default().encode(&bob));
+        core.store.commit(changes).await.unwrap();
+        let at = core.store.key_on_disk(&keys::lane(&core.store, &bob));
+        let whole = store.row(&at).await;
+        store.alter(&at).await;
+
+        core.set_rollback(Some(Rollback { relay: 9, own: 7, decided: true, noted: true }));
+        recover_soon(core);
+        assert_eq!(soon(failing(&mut events)).await, "ROW_TAMPERED");
+        let again = tokio::time::timeout(4 * limits::BACKOFF_FIRST, failing(&mut events)).await;
+        assert!(again.is_err() && core.rollback().is_some(), "{again:?}, and it is still to be done");
+
+        store.put(&at, whole).await;
+        soon(async {
+            while core.rollback().is_some() {
+                tokio::time::sleep(limits::BACKOFF_FIRST).await;
+            }
+        })
+        .await;
+    }
+
     #[tokio::test]
     async fn who_can_not_compare_for_a_row_that_can_not_be_read_says_so_and_is_undecided_until_it_can_be() {
         let (store, directory) = (Arc::default(), tempfile::tempdir().unwrap());
@@ -614,17 +656,10 @@ mod tests {
         };
         write(vec![255]).await.unwrap();
         let ready = Ready { highest_counter: 5, ..crate::transport::minimal::ready() };
-        let told = async {
-            loop {
-                if let Some(Event::StoreFailing { code }) = events.next().await {
-                    break code;
-                }
-            }
-        };
         let told = soon(async {
             tokio::select! {
                 () = look_for(core, &ready) => panic!("decided"),
-                code = told => code,
+                code = failing(&mut events) => code,
             }
         });
         assert_eq!(told.await, "FORMAT_TOO_NEW");
@@ -657,17 +692,10 @@ mod tests {
         assert_eq!(refused, Err("ROW_TAMPERED"), "it stays, and is refused");
 
         let ready = ready(12);
-        let told = async {
-            loop {
-                if let Some(Event::StoreFailing { code }) = events.next().await {
-                    break code;
-                }
-            }
-        };
         let told = soon(async {
             tokio::select! {
                 () = look_for(core, &ready) => panic!("decided"),
-                code = told => code,
+                code = failing(&mut events) => code,
             }
         });
         assert_eq!(told.await, "ROW_TAMPERED");

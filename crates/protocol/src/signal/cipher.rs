@@ -96,7 +96,7 @@ pub fn encrypt(
     let (chain, number) = session.sending.as_ref().ok_or(SignalError::NoSession)?;
     let (seed, after) = chain.step();
     let next = number.checked_add(1).ok_or(SignalError::NoSession)?;
-    let keys = MessageKeys::derive(&seed)?;
+    let keys = MessageKeys::derive(&seed);
     let (own, ratchet) = (context.identity.public(), session.own.public());
     let mut message = WhisperMessage::build(&ratchet, (*number, session.previous), keys.encrypt(plaintext));
     let mac = keys.mac((&own, &session.remote_identity), &message);
@@ -285,7 +285,7 @@ fn open(
 ) -> Result<(SecretBytes, Step), SignalError> {
     let (seed, step) = session.prepare(message, budget)?;
     let own = context.identity.public();
-    let plaintext = MessageKeys::derive(&seed)?.open(message, (&session.remote_identity, &own))?;
+    let plaintext = MessageKeys::derive(&seed).open(message, (&session.remote_identity, &own))?;
     Ok((plaintext, step))
 }
 

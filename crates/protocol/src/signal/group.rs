@@ -178,9 +178,10 @@ impl SenderKeyRecord {
         let state = self.states.first_mut().ok_or(SignalError::NoSenderKey)?;
         let own = state.own.as_ref().ok_or(SignalError::NoSenderKey)?;
         let (seed, after) = state.chain.step();
-        let (cipher, iv) = keys(&seed)?;
-        let mut ciphertext = Vec::with_capacity(plaintext.len() + 16);
-        cbc::encrypt(&cipher, &iv, plaintext, &mut ciphertext);
+        let keys = MessageKeys::derive(&seed);
+        let (cipher, iv) = keys.parts();
+        let mut ciphertext = Vec::with_capacity(plaintext.len() + cbc::IV_BYTES);
+        cbc::encrypt(cipher, iv, plaintext, &mut ciphertext);
         let mut message = SenderKeyMessage::build(state.id, state.next, ciphertext);
         let signature = SigningKey::from_parts(&own.private, own.point).sign(&message, rng)?;
         message.extend_from_slice(&signature);
@@ -201,8 +202,9 @@ impl SenderKeyRecord {
         let verified = state.signing.verify(&message.signed, &message.signature);
         verified.map_err(|_| SignalError::Undecryptable)?;
         let opened = |seed: &MessageSeed| {
-            let (cipher, iv) = keys(seed)?;
-            cbc::decrypt(&cipher, &iv, &message.ciphertext).map_err(|_| SignalError::Undecryptable)
+            let keys = MessageKeys::derive(seed);
+            let (cipher, iv) = keys.parts();
+            cbc::decrypt(cipher, iv, &message.ciphertext).map_err(|_| SignalError::Undecryptable)
         };
         let number = message.iteration;
         if number < state.next {
@@ -314,10 +316,20 @@ fn thin(stored: &mut Vec<(u32, MessageSeed)>) {
     stored.retain(|_| !goes.pop().unwrap_or(false));
 }
 
-fn keys(seed: &MessageSeed) -> Result<(Secret<32>, [u8; cbc::IV_BYTES]), SignalError> {
-    let derived = hkdf_sha256_unsalted::<48>(seed.expose(), LABEL);
-    let (iv, cipher) = derived.expose().split_at(cbc::IV_BYTES);
-    let mut out = [0; cbc::IV_BYTES];
-    out.copy_from_slice(iv);
-    Ok((Secret::from_slice(cipher)?, out))
+/// The keys of one message.
+struct MessageKeys(Secret<48>);
+
+impl MessageKeys {
+    fn derive(seed: &MessageSeed) -> Self {
+        Self(hkdf_sha256_unsalted(seed.expose(), LABEL))
+    }
+
+    /// Cipher key and IV.
+    fn parts(&self) -> (&[u8; cbc::KEY_BYTES], &[u8; cbc::IV_BYTES]) {
+        let parts = self.0.expose().split_first_chunk();
+        let Some((iv, Ok(cipher))) = parts.map(|(iv, cipher)| (iv, cipher.try_into())) else {
+            unreachable!("48 bytes are 16 and 32")
+        };
+        (cipher, iv)
+    }
 }

@@ -10,7 +10,7 @@
 //! fail, and carried out afterwards, which can not.
 
 use stvor_base::Timestamp;
-use stvor_crypto::kdf::{constant_time_eq, hkdf_sha256_unsalted, hmac_sha256};
+use stvor_crypto::kdf::{constant_time_eq, hkdf_sha256_unsalted, hmac_sha256_tag};
 use stvor_crypto::random::Random;
 use stvor_crypto::{Secret, SecretBytes, cbc_pkcs7 as cbc};
 
@@ -239,26 +239,27 @@ pub(super) fn pay(budget: &mut u32, steps: u32) -> Result<(), SignalError> {
 }
 
 /// The keys of one message.
-pub(super) struct MessageKeys {
-    cipher: Secret<32>,
-    mac: Secret<32>,
-    iv: [u8; cbc::IV_BYTES],
-}
+pub(super) struct MessageKeys(Secret<80>);
 
 impl MessageKeys {
-    pub(super) fn derive(seed: &MessageSeed) -> Result<Self, SignalError> {
-        let derived = hkdf_sha256_unsalted::<80>(seed.expose(), MESSAGE);
-        let (cipher, rest) = derived.expose().split_at(32);
-        let (mac, iv) = rest.split_at(32);
-        let mut keys =
-            Self { cipher: Secret::from_slice(cipher)?, mac: Secret::from_slice(mac)?, iv: [0; 16] };
-        keys.iv.copy_from_slice(iv);
-        Ok(keys)
+    pub(super) fn derive(seed: &MessageSeed) -> Self {
+        Self(hkdf_sha256_unsalted(seed.expose(), MESSAGE))
+    }
+
+    /// Cipher key, MAC key, IV.
+    fn parts(&self) -> (&[u8; cbc::KEY_BYTES], &[u8; 32], &[u8; cbc::IV_BYTES]) {
+        let parts = self.0.expose().split_first_chunk().and_then(|(cipher, rest)| {
+            let (mac, iv) = rest.split_first_chunk()?;
+            Some((cipher, mac, iv.try_into().ok()?))
+        });
+        let Some(parts) = parts else { unreachable!("80 bytes are 32, 32 and 16") };
+        parts
     }
 
     pub(super) fn encrypt(&self, plaintext: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(plaintext.len() + 16);
-        cbc::encrypt(&self.cipher, &self.iv, plaintext, &mut out);
+        let (cipher, _, iv) = self.parts();
+        let mut out = Vec::with_capacity(plaintext.len() + cbc::IV_BYTES);
+        cbc::encrypt(cipher, iv, plaintext, &mut out);
         out
     }
 
@@ -272,16 +273,15 @@ impl MessageKeys {
         if !constant_time_eq(&expected, &message.mac) {
             return Err(SignalError::Undecryptable);
         }
-        cbc::decrypt(&self.cipher, &self.iv, &message.ciphertext).map_err(|_| SignalError::Undecryptable)
+        let (cipher, _, iv) = self.parts();
+        cbc::decrypt(cipher, iv, &message.ciphertext).map_err(|_| SignalError::Undecryptable)
     }
 
     /// The MAC: HMAC-SHA256 over both identities, the sender's first, and the bytes from the version on; 8 of 32 bytes.
     pub(super) fn mac(&self, (sender, recipient): (&PublicKey, &PublicKey), bytes: &[u8]) -> [u8; MAC] {
         #[cfg(test)]
         super::work::hashed(bytes.len());
-        let whole = hmac_sha256(self.mac.expose(), &[&sender.to_bytes(), &recipient.to_bytes(), bytes]);
-        let mut mac = [0; MAC];
-        mac.copy_from_slice(&whole.expose()[..MAC]);
-        mac
+        let (_, mac, _) = self.parts();
+        hmac_sha256_tag(mac, &[&sender.to_bytes(), &recipient.to_bytes(), bytes])
     }
 }

@@ -1,0 +1,132 @@
+// Answers share memory: with each other, and never with what is secret.
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { test } from 'node:test';
+import { couple, group, ours, party } from './world.mjs';
+
+/** The same numbers in each run. */
+function numbers(seed) {
+  let at = 0;
+  return (below) => createHash('sha256').update(`${seed} ${at++}`).digest().readUInt32BE(0) % below;
+}
+
+/** Lengths: most short, some that fill what several share, some that have memory of their own. */
+const lengthOf = (below) => below([200, 2_500, 9_000, 40_000][below(16) < 12 ? 0 : 1 + below(3)]);
+
+/** Whatever a session holds that is secret. */
+const secretsOf = (who) => {
+  const { _sessions: all } = [...who.sessions.values()][0].serialize();
+  return Object.values(all).flatMap(({ currentRatchet, _chains: chains }) =>
+    [currentRatchet.rootKey, currentRatchet.ephemeralKeyPair.privKey, ...Object.values(chains).map((chain) => chain.chainKey.key)]
+      .filter(Boolean).map((text) => Buffer.from(text, 'base64')));
+};
+
+/** Outputs beside copies of what they were. */
+class Outputs {
+  all = [];
+  add(bytes) {
+    this.all.push([bytes, Buffer.from(bytes)]);
+    return bytes;
+  }
+  check() {
+    for (const [bytes, before] of this.all) assert.ok(bytes.equals(before));
+  }
+}
+
+test('what was handed over stays as it is, whatever is made of it, and none of its memory has a key in it', async () => {
+  const below = numbers('sessions');
+  const { alice, bob, toBob, toAlice, start } = couple(ours, { json: false });
+  const identities = new Set();
+  for (const who of [alice, bob]) who.isTrustedIdentity = async (_name, key) => !!identities.add(key);
+  await start(bob.bundle(1));
+  const outputs = new Outputs();
+  const secrets = [];
+  for (let step = 0; step < 1_500; step += 1) {
+    const [out, into] = below(2) ? [toBob, toAlice] : [toAlice, toBob];
+    if (step === 0) await toAlice.decryptPreKeyWhisperMessage((await toBob.encrypt(Buffer.from('first'))).body);
+    const earlier = outputs.all.at(-1 - below(4))?.[0];
+    // Of what came out before, as whole or in part: it is in memory that answers are written to.
+    const input = below(3) === 0 && earlier ? earlier.subarray(below(earlier.length + 1)) : Buffer.alloc(lengthOf(below), step);
+    const before = Buffer.from(input);
+    const { type, body } = await out.encrypt(input);
+    outputs.add(body);
+    const read = outputs.add(await (type === 3 ? into.decryptPreKeyWhisperMessage(body) : into.decryptWhisperMessage(body)));
+    assert.ok(read.equals(before));
+    if (step % 50 === 0) secrets.push(...secretsOf(alice), ...secretsOf(bob));
+  }
+  outputs.check();
+  assert.ok(secrets.length > 100);
+  const memory = new Set([...outputs.all.map(([bytes]) => bytes.buffer), ...[...identities].map((key) => key.buffer)]);
+  assert.ok(memory.size > 50);
+  for (const whole of memory) for (const secret of secrets) assert.equal(Buffer.from(whole).indexOf(secret), -1);
+});
+
+test('the same of groups', async () => {
+  const below = numbers('groups');
+  const [alice, bob] = [party(ours), party(ours)];
+  const name = new group.SenderKeyName('memory', { id: 'alice', deviceId: 1 });
+  await new group.GroupSessionBuilder(bob).process(name, await new group.GroupSessionBuilder(alice).create(name));
+  const [out, into] = [new group.GroupCipher(alice, name), new group.GroupCipher(bob, name)];
+  const outputs = new Outputs();
+  for (let step = 0; step < 400; step += 1) {
+    const earlier = outputs.all.at(-1 - below(4))?.[0];
+    const input = below(3) === 0 && earlier ? earlier.subarray(below(earlier.length + 1)) : Buffer.alloc(lengthOf(below), step);
+    const before = Buffer.from(input);
+    const body = outputs.add(await out.encrypt(input));
+    assert.ok(outputs.add(await into.decrypt(body)).equals(before));
+  }
+  outputs.check();
+  const seeds = [alice, bob].flatMap((who) => JSON.parse([...who.senderKeys.values()][0]).map(({ senderChainKey }) => Buffer.from(senderChainKey.seed.data ?? senderChainKey.seed, 'base64')));
+  assert.deepEqual(seeds.map((seed) => seed.length), [32, 32]);
+  for (const whole of new Set(outputs.all.map(([bytes]) => bytes.buffer))) for (const seed of seeds) assert.equal(Buffer.from(whole).indexOf(seed), -1);
+});
+
+test('who gives one text away, to another thread or a stream, takes no other along, and all goes on', async () => {
+  const { bob, toBob, toAlice, start } = couple(ours);
+  await start(bob.bundle(1));
+  await toAlice.decryptPreKeyWhisperMessage((await toBob.encrypt(Buffer.from('first'))).body);
+  const seal = async (text) => (await toBob.encrypt(Buffer.from(text))).body;
+  const [kept, given] = [await seal('kept'), await seal('given')];
+  const before = Buffer.from(kept);
+  // Later versions of Node refuse it.
+  const copy = (() => { try { return structuredClone(given, { transfer: [given.buffer] }); } catch { return given; } })();
+  assert.ok(kept.equals(before) && copy.length > 0);
+  // Some versions' streams take all of it, marked or not.
+  try {
+    new ReadableStream({ type: 'bytes', start: (controller) => controller.enqueue(given) });
+  } catch {}
+  for (const text of ['more', 'and more']) {
+    const { type, body } = await toBob.encrypt(Buffer.from(text));
+    assert.equal(String(await (type === 3 ? toAlice.decryptPreKeyWhisperMessage(body) : toAlice.decryptWhisperMessage(body))), text);
+  }
+});
+
+test('storages are asked about the identity that a message proved, whatever became of the memory that it once came in', async () => {
+  const { alice, bob, toBob, toAlice, start } = couple(ours, { json: false });
+  const asked = [];
+  alice.isTrustedIdentity = async (_name, key) => !!asked.push(Buffer.from(key));
+  const reused = Buffer.from(bob.identity.pubKey);
+  await start({ ...bob.bundle(1), identityKey: reused });
+  await toAlice.decryptPreKeyWhisperMessage((await toBob.encrypt(Buffer.from('first'))).body);
+  const { body } = await toAlice.encrypt(Buffer.from('reply'));
+  ours.keyhelper.generateIdentityKeyPair().pubKey.copy(reused);
+  await toBob.decryptWhisperMessage(body);
+  await toBob.encrypt(Buffer.from('again'));
+  assert.equal(asked.length, 4);
+  for (const key of asked) assert.ok(key.equals(bob.identity.pubKey));
+});
+
+test('of records in one memory each is wiped by itself', async () => {
+  const { alice, bob, toBob, toAlice, start } = couple(ours, { json: false });
+  await start(bob.bundle(1));
+  await toAlice.decryptPreKeyWhisperMessage((await toBob.encrypt(Buffer.from('first'))).body);
+  const kept = [];
+  for (let one = 0; one < 30; one += 1) {
+    await toAlice.decryptPreKeyWhisperMessage((await toBob.encrypt(Buffer.from('more'))).body);
+    const [record] = alice.sessions.values();
+    kept.push([record, record.toBytes()]);
+  }
+  kept.forEach(([record], at) => { if (at % 2) record.zeroize(); });
+  kept.forEach(([record, bytes], at) => assert.ok(at % 2 ? record.toBytes().length === 0 : record.toBytes().equals(bytes)));
+  assert.equal(bob.sessions.size, 1);
+});
