@@ -91,14 +91,13 @@ pub fn group_process<'env>(
 }
 
 /// Encrypts for the group. The answer is the record, to be stored before the message is sent, and the message. False: there was no
-/// room, and nothing was done. Who we are does not matter here: all calls with such answers take the same.
+/// room, and nothing was done.
 ///
 /// # Errors
 /// `NO_SENDER_KEY`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
 pub fn group_encrypt(
     record: &[u8],
-    _own: &[u8],
     plaintext: &[u8],
     mut records: BufferSlice<'_>,
     mut texts: BufferSlice<'_>,
@@ -135,7 +134,6 @@ pub fn group_encrypt_many<'env>(
 #[napi(catch_unwind)]
 pub fn group_decrypt(
     record: &[u8],
-    _own: &[u8],
     message: &[u8],
     mut records: BufferSlice<'_>,
     mut texts: BufferSlice<'_>,

@@ -1,7 +1,8 @@
 /** Calls to storages: their deadlines, and what is done about those that were given up. */
 
 import { isSignalError, StorageError, wordsOf } from './errors.js';
-import { release, scopeOf, type Lane, type Side, type State } from './lanes.js';
+import { release, scopeOf, type Lane, type Said, type Side, type State } from './lanes.js';
+import type { Opened } from './native.js';
 import type { Wipeable } from './wipeable.js';
 
 /** @internal What is done about a record whose write hung, by the storage of whoever is there now: the one that hung may be gone. */
@@ -87,10 +88,16 @@ export class Turn {
   /** What happens when another write that is under way is given up. */
   hung: (() => void) | undefined;
   /** What happens when any call of the job is given up, or fails. */
-  lost: (() => void) | undefined;
+  lost: ((turn: Turn) => void) | undefined;
+  /** What `lost` is about: a message that was read. */
+  message: Buffer | undefined;
+  opened: Opened | undefined;
+  began: Said['began'];
   /** What the call means once it is answered. */
   done: (() => void) | undefined;
+  /** What it holds: hardly ever more than two. */
   #held: Wipeable | undefined;
+  #other: Wipeable | undefined;
   #more: Wipeable[] | undefined;
 
   constructor(state: State, owner: object, resolve: (value: never) => void, refuse: (error: unknown) => void) {
@@ -117,14 +124,15 @@ export class Turn {
     if (this.over) throw GIVEN_UP;
     record._hold();
     if (this.#held === undefined) this.#held = record;
-    else if (this.#more === undefined) this.#more = [record];
-    else this.#more.push(record);
+    else if (this.#other === undefined) this.#other = record;
+    else this.#more = [...(this.#more ?? []), record];
   }
 
   /** The job is over. */
   end(): void {
     this.over = true;
     this.#held?._release();
+    this.#other?._release();
     if (this.#more !== undefined) for (const record of this.#more) record._release();
   }
 
@@ -417,7 +425,7 @@ export abstract class Calls {
     for (const turn of [...this.running]) {
       if (turn.over || !turn.waits || turn.since === 0 || now - turn.since < this.storageTimeout) continue;
       this.#gaveUp(turn);
-      turn.lost?.();
+      turn.lost?.(turn);
       this.fail(
         turn,
         new StorageError(`the storage did not answer within ${this.storageTimeout} ms for ${turn.lane.address}`, {

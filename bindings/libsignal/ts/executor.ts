@@ -418,7 +418,7 @@ export class Executor extends Calls {
   /** @internal A job failed. */
   failed(turn: Turn, thrown: unknown): void {
     if (turn.over) return;
-    if (turn.waits) turn.lost?.();
+    if (turn.waits) turn.lost?.(turn);
     this.fail(turn, turn.waits ? storageFailed(thrown) : thrown);
   }
 

@@ -103,29 +103,37 @@ function textsFor(length: number): Page {
   return texts;
 }
 
-type Call = (record: Buffer, own: Buffer, input: Buffer, records: Buffer, texts: Buffer) => boolean;
-
-/** The answer to a call, until the next one. */
+/** Where the answer to a call is, until the next one. */
 let into = records;
 let text = texts;
 
-/** Runs `call` with room for its answer, of which the lengths are guessed. Where that is too little it does nothing and tells them. */
-function answer(call: Call, before: Buffer, own: Buffer, input: Buffer, length: number, now: number): void {
-  if (tried(call, before, own, input, before.length + GROWTH, Math.min(length, LONGEST), now)) return;
-  const { words } = into;
-  if (!tried(call, before, own, input, words[At.RecordLength] as number, words[At.TextLength] as number, now)) {
-    throw coded('INTERNAL', 'the native half needs more room than it says');
-  }
-}
-
-function tried(call: Call, before: Buffer, own: Buffer, input: Buffer, record: number, length: number, now: number): boolean {
+/** Makes room for an answer of these lengths; the call is by name, for one to a function that is always the same is compiled into what calls it. */
+function prepare(before: Buffer, record: number, length: number, now: number): void {
   into = recordsFor(before, record);
   text = textsFor(length);
   into.time[0] = now;
   into.words[At.Record] = into.used;
   into.words[At.Text] = text.used;
-  // Somebody may give bytes that share the memory of texts.
-  return call(before, own, input.buffer === text.memory ? Buffer.from(input) : input, into.bytes, text.bytes);
+}
+
+/** The lengths are guessed. Where that is too little a call does nothing and tells them. */
+function guess(before: Buffer, length: number, now: number): void {
+  prepare(before, before.length + GROWTH, Math.min(length, LONGEST), now);
+}
+
+/** Makes the room that the call before asked for. */
+function more(before: Buffer, now: number): void {
+  const { words } = into;
+  prepare(before, words[At.RecordLength] as number, words[At.TextLength] as number, now);
+}
+
+/** Somebody may give bytes that share the memory of texts. */
+function apart(input: Buffer): Buffer {
+  return input.buffer === text.memory ? Buffer.from(input) : input;
+}
+
+function checked(done: boolean): void {
+  if (!done) throw coded('INTERNAL', 'the native half needs more room than it says');
 }
 
 /** Bytes in memory of their own, which never was of anything else. */
@@ -135,10 +143,19 @@ export function ownCopy(bytes: Uint8Array): Buffer {
   return copy;
 }
 
-/** The identity before a text, likewise: storages are handed it before anybody judged it, and keep it. */
-function identityOf(): Buffer {
+/**
+ * The identity before a text: the one that is known, if it still is the same bytes, or one in memory of its own, for storages are handed it before anybody
+ * judged it, and keep it.
+ */
+function identityOf(remote: Buffer | undefined): Buffer {
+  const { bytes, used } = text;
+  if (remote !== undefined && remote.length === IDENTITY) {
+    let at = 0;
+    while (at < IDENTITY && remote[at] === bytes[used + at]) at += 1;
+    if (at === IDENTITY) return remote;
+  }
   const identity = Buffer.alloc(IDENTITY);
-  text.bytes.copy(identity, 0, text.used, text.used + IDENTITY);
+  bytes.copy(identity, 0, used, used + IDENTITY);
   return identity;
 }
 
@@ -163,32 +180,45 @@ export interface Sealed {
 
 /** Encrypts on the open session; `remote` is whom it is with, where that is known. */
 export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: number, remote?: Buffer): Sealed {
-  answer(native().encrypt, bytes, own, plaintext, plaintext.length + AROUND, now);
+  guess(bytes, plaintext.length + AROUND, now);
+  if (!native().encrypt(bytes, own, apart(plaintext), into.bytes, text.bytes)) {
+    more(bytes, now);
+    checked(native().encrypt(bytes, own, apart(plaintext), into.bytes, text.bytes));
+  }
   const { words } = into;
-  const whom = remote ?? identityOf();
+  const whom = remote ?? identityOf(undefined);
   const record = into.take(words[At.RecordLength] as number);
   return { record, kind: words[At.First] as number, registrationId: words[At.Second] as number, body: taken(IDENTITY), remote: whom };
 }
 
-/** Decrypts a message without handshake. */
-export function decrypt(bytes: Buffer, own: Buffer, message: Buffer, now: number): Opened {
-  answer(native().decrypt, bytes, own, message, message.length, now);
-  const identity = identityOf();
+/** Decrypts a message without handshake; `remote` is whom the open session is with, where that is known. */
+export function decrypt(bytes: Buffer, own: Buffer, message: Buffer, now: number, remote?: Buffer): Opened {
+  guess(bytes, message.length, now);
+  if (!native().decrypt(bytes, own, apart(message), into.bytes, text.bytes)) {
+    more(bytes, now);
+    checked(native().decrypt(bytes, own, apart(message), into.bytes, text.bytes));
+  }
+  const identity = identityOf(remote);
   const record = into.take(into.words[At.RecordLength] as number);
   return { record, identity, plaintext: taken(IDENTITY), newSession: false, compatibility: NOTHING };
 }
 
-/** Groups know nobody as themselves. */
-const NOBODY = Buffer.alloc(0);
-
 /** Encrypts for a group. */
 export function groupEncrypt(bytes: Buffer, plaintext: Buffer): { record: Buffer; bytes: Buffer } {
-  answer(native().groupEncrypt, bytes, NOBODY, plaintext, plaintext.length + AROUND, 0);
+  guess(bytes, plaintext.length + AROUND, 0);
+  if (!native().groupEncrypt(bytes, apart(plaintext), into.bytes, text.bytes)) {
+    more(bytes, 0);
+    checked(native().groupEncrypt(bytes, apart(plaintext), into.bytes, text.bytes));
+  }
   return { record: into.take(into.words[At.RecordLength] as number), bytes: taken(0) };
 }
 
 /** Decrypts a member's message. */
 export function groupDecrypt(bytes: Buffer, message: Buffer): { record: Buffer; bytes: Buffer } {
-  answer(native().groupDecrypt, bytes, NOBODY, message, message.length, 0);
+  guess(bytes, message.length, 0);
+  if (!native().groupDecrypt(bytes, apart(message), into.bytes, text.bytes)) {
+    more(bytes, 0);
+    checked(native().groupDecrypt(bytes, apart(message), into.bytes, text.bytes));
+  }
   return { record: into.take(into.words[At.RecordLength] as number), bytes: taken(0) };
 }

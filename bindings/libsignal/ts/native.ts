@@ -92,10 +92,10 @@ export interface Native {
   groupDistribution(record: Uint8Array): { record: Buffer; bytes: Buffer };
   groupRotate(record: Uint8Array): Buffer;
   groupProcess(record: Uint8Array, distribution: Uint8Array): Buffer;
-  groupEncrypt(record: Uint8Array, own: Uint8Array, plaintext: Uint8Array, records: Buffer, texts: Buffer): boolean;
+  groupEncrypt(record: Uint8Array, plaintext: Uint8Array, records: Buffer, texts: Buffer): boolean;
   groupEncryptMany(record: Uint8Array, plaintexts: Uint8Array[]): { record: Buffer; all: Buffer[] };
   groupDecryptMany(record: Uint8Array, messages: Uint8Array[]): { record: Buffer; messages: { plaintext?: Buffer; failure?: string }[] };
-  groupDecrypt(record: Uint8Array, own: Uint8Array, message: Uint8Array, records: Buffer, texts: Buffer): boolean;
+  groupDecrypt(record: Uint8Array, message: Uint8Array, records: Buffer, texts: Buffer): boolean;
   distributionFields(bytes: Uint8Array): { id: number; iteration: number; chainKey: Buffer; signingKey: Buffer };
   distributionOf(id: number, iteration: number, chainKey: Uint8Array, signingKey: Uint8Array): Buffer;
   groupMessageFields(bytes: Uint8Array): { id: number; iteration: number };

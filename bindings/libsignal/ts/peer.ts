@@ -76,10 +76,15 @@ async function whoseRows(storage: SignalStorage): Promise<string> {
   return whoOf(publicKeyOf(pubKey, 'our public key'), await storage.getOurRegistrationId());
 }
 
-/** What is stored with a record. */
-interface With extends Pick<Write, 'fallback' | 'refused'> {
+/** @internal What is stored with a record. */
+export interface With extends Pick<Write, 'fallback' | 'refused'> {
   identity?: Buffer | undefined;
   removePreKey?: number | undefined;
+}
+
+/** @internal What goes with the record of a message: always of one shape, so that what is compiled for it is compiled once. */
+export function withRecord(fallback: Buffer | undefined, identity: Buffer, removePreKey?: number): With {
+  return { fallback, refused: undefined, identity, removePreKey };
 }
 
 const OPTIONS = ['executor', 'requireAtomicSessionAndPreKey'];

@@ -7,7 +7,7 @@ import { bytesOf, guarded, invalid, type SignalError, typed, type Words } from '
 import { decrypt, encrypt, ownCopy, type Sealed } from './hot.js';
 import { idOf, publicKeyOf } from './keys.js';
 import { native, type Opened, type Outside } from './native.js';
-import { type Own, packed, Peer, type SessionOptions } from './peer.js';
+import { type Own, packed, Peer, type SessionOptions, withRecord } from './peer.js';
 import { noSession, SessionRecord } from './record.js';
 import type { SignalStorage } from './storage.js';
 import { forgetBatch, forgetRead, isUsed, keepBatch, keepRead, prekeysBefore, readBefore, saidBy } from './unread.js';
@@ -180,7 +180,7 @@ export class SessionCipher {
           const { remote } = sealed;
           peer.judge(turn.took(await peer.askTrust(turn, remote, 'sending')), remote);
           // Given up or not, the key is used: the chain never goes back. A record that was made elsewhere comes without a pin.
-          turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, remote), { identity: remote }));
+          turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, remote), withRecord(undefined, remote)));
         }
         peer.executor.done(turn, give(sealed));
       } catch (thrown) {
@@ -204,7 +204,7 @@ export class SessionCipher {
         if (record === undefined) throw noSession(peer.key, 'No session record');
         let opened: Opened;
         try {
-          opened = decrypt(record._bytes, own.bytes, message, Date.now());
+          opened = decrypt(record._bytes, own.bytes, message, Date.now(), record._known);
         } catch (thrown) {
           return peer.executor.done(turn, await this.#held(turn, message, { record, thrown: typed(thrown, READING) }));
         }
@@ -294,11 +294,14 @@ export class SessionCipher {
   #save(turn: Turn, message: Buffer, { opened, before, began, fresh, remote }: Read): unknown {
     turn.hold(before);
     const on = before._bytes;
-    const { plaintext, identity, removePrekey } = opened;
-    turn.lost = () => keepRead(turn, message, { plaintext, identities: [identity], removePrekey, ...(began && { began }) });
+    const { identity, removePrekey } = opened;
+    turn.lost = keepOpened;
+    turn.message = message;
+    turn.opened = opened;
+    turn.began = began;
     const record = SessionRecord._adopt(opened.record, remote);
     // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
-    if (began === undefined) return this.#peer.store(turn, record, { fallback: on, identity, removePreKey: removePrekey });
+    if (began === undefined) return this.#peer.store(turn, record, withRecord(on, identity, removePrekey));
     return this.#peer.store(turn, record, { refused: fresh ? null : on, identity, removePreKey: removePrekey });
   }
 
@@ -367,6 +370,14 @@ export class SessionCipher {
       return peer.load(turn);
     });
   }
+}
+
+/** The message of a turn was read, and is not handed over. */
+function keepOpened(turn: Turn): void {
+  const { message, opened, began } = turn;
+  if (message === undefined || opened === undefined) return;
+  const { plaintext, identity, removePrekey } = opened;
+  keepRead(turn, message, { plaintext, identities: [identity], removePrekey, ...(began && { began }) });
 }
 
 function listOf(datas: readonly Uint8Array[]): Buffer[] {
