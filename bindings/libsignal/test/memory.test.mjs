@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
-import { couple, group, ours, party } from './world.mjs';
+import { couple, group, ours, party, refused } from './world.mjs';
 
 /** The same numbers in each run. */
 function numbers(seed) {
@@ -113,6 +113,42 @@ test('storages are asked about the identity that a message proved, whatever beca
   await toBob.decryptWhisperMessage(body);
   await toBob.encrypt(Buffer.from('again'));
   assert.equal(asked.length, 4);
+  for (const key of asked) assert.ok(key.equals(bob.identity.pubKey));
+});
+
+test('a private key of another length is an error, and spoils no record', async () => {
+  const { alice, bob, toBob, toAlice, start } = couple(ours, { json: false });
+  await start(bob.bundle(1));
+  await toAlice.decryptPreKeyWhisperMessage((await toBob.encrypt(Buffer.from('first'))).body);
+  await toBob.decryptWhisperMessage((await toAlice.encrypt(Buffer.from('reply'))).body);
+  const kept = [...alice.sessions.values()][0];
+  const before = kept.toBytes();
+  const { identity } = alice;
+  for (const length of [0, 31, 33, 1_000]) {
+    alice.getOurIdentity = async () => ({ pubKey: identity.pubKey, privKey: Buffer.alloc(length, 1) });
+    assert.equal((await refused(toBob.encrypt(Buffer.from('text')))).code, 'BAD_KEY');
+    const own = { identity: await alice.getOurIdentity(), registrationId: 5 };
+    assert.throws(() => ours.sync.encrypt(kept, own, Buffer.from('text')), { code: 'BAD_KEY' });
+  }
+  alice.getOurIdentity = async () => identity;
+  assert.ok(kept.toBytes().equals(before));
+  const { body } = await toBob.encrypt(Buffer.from('text'));
+  assert.equal(String(await toAlice.decryptWhisperMessage(body)), 'text');
+});
+
+test('whom a message is for is asked as the record has it, whatever a storage did to what it was handed', async () => {
+  const { alice, bob, toBob, toAlice, start } = couple(ours, { json: false });
+  const asked = [];
+  alice.isTrustedIdentity = async (_name, key) => {
+    asked.push(Buffer.from(key));
+    return !!key.fill(0);
+  };
+  await start({ ...bob.bundle(1), identityKey: Buffer.from(bob.identity.pubKey) });
+  await toAlice.decryptPreKeyWhisperMessage((await toBob.encrypt(Buffer.from('first'))).body);
+  const { body } = await toAlice.encrypt(Buffer.from('reply'));
+  await toBob.decryptWhisperMessage(body);
+  for (let one = 0; one < 3; one += 1) await toBob.encrypt(Buffer.from('again'));
+  assert.equal(asked.length, 6);
   for (const key of asked) assert.ok(key.equals(bob.identity.pubKey));
 });
 

@@ -254,6 +254,18 @@ test('moving sessions takes no place from what works: one at a time is enough', 
   assert.deepEqual([executor.pending, executor.queued], [0, 0]);
 });
 
+test('as many moves at once as may wait are all done', async () => {
+  const executor = new ours.Executor();
+  const storage = ours.createStorage(adapter(), { executor });
+  await storage.setIdentity(ours.keyhelper.generateIdentityKeyPair(), 1);
+  const peer = await device();
+  await new ours.SessionBuilder(storage, new ours.ProtocolAddress('a', 1), { executor }).initOutgoing(await peer.bundle(1));
+  const moves = Array.from({ length: 5_000 }, (_, one) => storage.migrateSession(one === 4_000 ? 'a.1' : `from${one}.1`, `to${one}.1`));
+  const moved = await Promise.all(moves);
+  assert.deepEqual(moved.flatMap((yes, one) => (yes ? [one] : [])), [4_000]);
+  assert.deepEqual([executor.pending, executor.queued], [0, 0]);
+});
+
 test('an identity that changed is rejected, or replaced where the policy says so', async () => {
   for (const verdict of ['reject', undefined, 'replace']) {
     const asked = [];

@@ -445,9 +445,14 @@ function refusedOf(row: Row): Buffer | null {
   return row.refused === undefined ? fallbackOf(row) : row.refused;
 }
 
-/** Whose writes hang: those of a scope, of an identity, or of stores that do not say. */
+/** Whose writes hang: those of a scope, of an identity, or of stores that do not say, or can not any more. */
 function accountOf({ who }: State, owner: object): unknown {
-  return scopeOf(owner) ?? (who === undefined || who === OURS ? UNNAMED : who);
+  const named = who === undefined || who === OURS ? UNNAMED : who;
+  try {
+    return scopeOf(owner) ?? named;
+  } catch {
+    return named;
+  }
 }
 
 /** @internal What a storage threw. */

@@ -119,6 +119,7 @@ export class Executor extends Calls {
   #bytes = 0;
   #waiting = 0;
   #waitingBytes = 0;
+  #pumping = false;
 
   constructor(options: ExecutorOptions = {}) {
     const known = ['maxPending', 'maxQueued', 'maxQueuedPerPeer', 'maxQueuedBytes', 'onPressure', 'storageTimeout', 'backoff'];
@@ -362,6 +363,17 @@ export class Executor extends Calls {
   };
 
   #pump(): void {
+    // A job that begins here may give its place back at once: whoever is next is for the loop, however many do so.
+    if (this.#pumping) return;
+    this.#pumping = true;
+    try {
+      this.#startReady();
+    } finally {
+      this.#pumping = false;
+    }
+  }
+
+  #startReady(): void {
     while (this.#ready.length > 0 && this.#pending < this.#maxPending) {
       const lane = this.#ready.shift();
       if (lane === undefined) return;

@@ -6,7 +6,7 @@
 import { coded } from './errors.js';
 import { native, type Opened } from './native.js';
 
-const { markAsUntransferable }: { markAsUntransferable(memory: ArrayBuffer): void } = require('node:worker_threads');
+const { markAsUntransferable }: { markAsUntransferable?(memory: ArrayBuffer): void } = require('node:worker_threads');
 
 const NOTHING: string[] = [];
 
@@ -80,7 +80,7 @@ let texts = textsOf(TEXTS);
 function textsOf(size: number): Page {
   const page = new Page(Buffer.alloc(size), 0);
   // As node's pool: who transfers one text to another thread would take all others along.
-  if (size === TEXTS) markAsUntransferable(page.memory);
+  if (size === TEXTS) markAsUntransferable?.(page.memory);
   return page;
 }
 
@@ -186,7 +186,7 @@ export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: numb
     checked(native().encrypt(bytes, own, apart(plaintext), into.bytes, text.bytes));
   }
   const { words } = into;
-  const whom = remote ?? identityOf(undefined);
+  const whom = identityOf(remote);
   const record = into.take(words[At.RecordLength] as number);
   return { record, kind: words[At.First] as number, registrationId: words[At.Second] as number, body: taken(IDENTITY), remote: whom };
 }
