@@ -100,8 +100,10 @@ pub fn hmac_sha256_tag<const N: usize>(key: &[u8], parts: &[&[u8]]) -> [u8; N] {
     for part in parts {
         mac.update(part);
     }
-    let whole: [u8; 32] = mac.finalize().into_bytes().into();
-    core::array::from_fn(|index| whole[index])
+    let mut whole: [u8; 32] = mac.finalize().into_bytes().into();
+    let tag = core::array::from_fn(|index| whole[index]);
+    whole.as_mut_slice().zeroize();
+    tag
 }
 
 /// HMAC-SHA256 of two messages under one key of 32 bytes, which is set up once.
