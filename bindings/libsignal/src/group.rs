@@ -95,17 +95,10 @@ pub fn group_process<'env>(
 ///
 /// # Errors
 /// `NO_SENDER_KEY`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
-#[napi(catch_unwind)]
-pub fn group_encrypt(
-    record: &[u8],
-    plaintext: &[u8],
-    mut records: BufferSlice<'_>,
-    mut texts: BufferSlice<'_>,
-) -> napi::Result<bool> {
-    let mut out = Out::new(&mut records, &mut texts)?;
+pub(crate) fn group_encrypt(out: &mut Out<'_>, record: &[u8], plaintext: &[u8]) -> napi::Result<bool> {
     let mut record = read(record)?;
     let message = with_random(|rng| record.encrypt(plaintext, rng))?;
-    Ok(out.give(record.encode().expose(), [&message, &[]], [0, 0]))
+    Ok(out.give(&record, [&message, &[]], [0, 0]))
 }
 
 /// Encrypts many for the group: all, or none.
@@ -131,17 +124,10 @@ pub fn group_encrypt_many<'env>(
 ///
 /// # Errors
 /// `NO_SENDER_KEY`, `UNDECRYPTABLE`, `DUPLICATE`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`, `BAD_RECORD`.
-#[napi(catch_unwind)]
-pub fn group_decrypt(
-    record: &[u8],
-    message: &[u8],
-    mut records: BufferSlice<'_>,
-    mut texts: BufferSlice<'_>,
-) -> napi::Result<bool> {
-    let mut out = Out::new(&mut records, &mut texts)?;
+pub(crate) fn group_decrypt(out: &mut Out<'_>, record: &[u8], message: &[u8]) -> napi::Result<bool> {
     let mut record = read(record)?;
     let plaintext = record.decrypt(message).map_err(failed)?;
-    Ok(out.give(record.encode().expose(), [plaintext.expose(), &[]], [0, 0]))
+    Ok(out.give(&record, [plaintext.expose(), &[]], [0, 0]))
 }
 
 /// A record, and what was read of many.

@@ -11,6 +11,7 @@ mod failure;
 #[cfg(debug_assertions)]
 pub mod faults;
 pub mod group;
+pub mod hot;
 mod out;
 pub mod record;
 pub mod session;

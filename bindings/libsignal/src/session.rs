@@ -185,20 +185,12 @@ pub fn start_session<'env>(
 ///
 /// # Errors
 /// `NO_SESSION`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
-#[napi(catch_unwind)]
-pub fn encrypt(
-    record: &[u8],
-    own: &[u8],
-    plaintext: &[u8],
-    mut records: BufferSlice<'_>,
-    mut texts: BufferSlice<'_>,
-) -> napi::Result<bool> {
-    let mut out = Out::new(&mut records, &mut texts)?;
-    let (mut record, own) = (read(record)?, Own::read(own, out.now())?);
-    let sealed = cipher::encrypt(&mut record, &own.context(), plaintext).map_err(failed)?;
+pub(crate) fn encrypt(out: &mut Out<'_>, record: &[u8], plaintext: &[u8]) -> napi::Result<bool> {
+    let (mut record, context) = (read(record)?, out.context()?);
+    let sealed = cipher::encrypt(&mut record, context, plaintext).map_err(failed)?;
     let remote = record.remote_identity().ok_or_else(|| failed(SignalError::NoSession))?.to_bytes();
     let numbers = [kind(sealed.kind), sealed.registration_id];
-    Ok(out.give(record.encode().expose(), [&remote, &sealed.body], numbers))
+    Ok(out.give(&record, [&remote, &sealed.body], numbers))
 }
 
 /// Many messages at once.
@@ -259,20 +251,12 @@ pub fn outside<'env>(env: &'env Env, message: &[u8]) -> napi::Result<Outside<'en
 ///
 /// # Errors
 /// `UNDECRYPTABLE`, `DUPLICATE`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`, `BAD_RECORD`.
-#[napi(catch_unwind)]
-pub fn decrypt(
-    record: &[u8],
-    own: &[u8],
-    message: &[u8],
-    mut records: BufferSlice<'_>,
-    mut texts: BufferSlice<'_>,
-) -> napi::Result<bool> {
-    let mut out = Out::new(&mut records, &mut texts)?;
+pub(crate) fn decrypt(out: &mut Out<'_>, record: &[u8], message: &[u8]) -> napi::Result<bool> {
     let message = WhisperMessage::parse(message).map_err(failed)?;
-    let (mut record, own) = (read(record)?, Own::read(own, out.now())?);
-    let opened = with_random(|rng| cipher::decrypt(&mut record, &own.context(), &message, rng))?;
+    let (mut record, context) = (read(record)?, out.context()?);
+    let opened = with_random(|rng| cipher::decrypt(&mut record, context, &message, rng))?;
     let sender = opened.identity.to_bytes();
-    Ok(out.give(record.encode().expose(), [&sender, opened.plaintext.expose()], [0, 0]))
+    Ok(out.give(&record, [&sender, opened.plaintext.expose()], [0, 0]))
 }
 
 /// Decrypts a message with a handshake. `prekeys` is the signed one, then the one-time one, as far as there are.

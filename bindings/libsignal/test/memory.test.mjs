@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
-import { couple, group, ours, party, refused } from './world.mjs';
+import { couple, group, native, ours, party, refused } from './world.mjs';
 
 /** The same numbers in each run. */
 function numbers(seed) {
@@ -116,7 +116,7 @@ test('storages are asked about the identity that a message proved, whatever beca
   for (const key of asked) assert.ok(key.equals(bob.identity.pubKey));
 });
 
-test('a private key of another length is an error, and spoils no record', async () => {
+test('an identity of another length is an error, and spoils no record', async () => {
   const { alice, bob, toBob, toAlice, start } = couple(ours, { json: false });
   await start(bob.bundle(1));
   await toAlice.decryptPreKeyWhisperMessage((await toBob.encrypt(Buffer.from('first'))).body);
@@ -124,11 +124,19 @@ test('a private key of another length is an error, and spoils no record', async 
   const kept = [...alice.sessions.values()][0];
   const before = kept.toBytes();
   const { identity } = alice;
-  for (const length of [0, 31, 33, 1_000]) {
-    alice.getOurIdentity = async () => ({ pubKey: identity.pubKey, privKey: Buffer.alloc(length, 1) });
+  const lengths = [0, 31, 34, 44, 1_000, 5_000].flatMap((length) => [
+    { pubKey: identity.pubKey, privKey: Buffer.alloc(length, 1) },
+    { pubKey: Buffer.alloc(length, 5), privKey: identity.privKey },
+  ]);
+  for (const malformed of [...lengths, { pubKey: Buffer.alloc(33, 6), privKey: identity.privKey }]) {
+    alice.getOurIdentity = async () => malformed;
     assert.equal((await refused(toBob.encrypt(Buffer.from('text')))).code, 'BAD_KEY');
     const own = { identity: await alice.getOurIdentity(), registrationId: 5 };
     assert.throws(() => ours.sync.encrypt(kept, own, Buffer.from('text')), { code: 'BAD_KEY' });
+    // What needs no key of ours goes on, and a message that is none is told first.
+    assert.ok(await toBob.hasOpenSession());
+    assert.deepEqual(await toBob.encryptMany([]), []);
+    assert.equal((await refused(toBob.decryptWhisperMessage(Buffer.from('none')))).code, 'UNSUPPORTED_VERSION');
   }
   alice.getOurIdentity = async () => identity;
   assert.ok(kept.toBytes().equals(before));
@@ -165,4 +173,90 @@ test('of records in one memory each is wiped by itself', async () => {
   kept.forEach(([record], at) => { if (at % 2) record.zeroize(); });
   kept.forEach(([record, bytes], at) => assert.ok(at % 2 ? record.toBytes().length === 0 : record.toBytes().equals(bytes)));
   assert.equal(bob.sessions.size, 1);
+});
+
+/** Sessions of two accounts with a peer each, without storages. */
+async function accounts() {
+  const of = async () => {
+    const { alice, bob, toBob, toAlice, start } = couple(ours, { json: false });
+    await start(bob.bundle(1));
+    await toAlice.decryptPreKeyWhisperMessage((await toBob.encrypt(Buffer.from('first'))).body);
+    await toBob.decryptWhisperMessage((await toAlice.encrypt(Buffer.from('reply'))).body);
+    const [own, peer] = [alice, bob].map(({ identity, registrationId }) => ({ identity, registrationId }));
+    const at = { record: [...alice.sessions.values()][0], peers: [...bob.sessions.values()][0] };
+    return {
+      own,
+      seal(given) {
+        const sealed = ours.sync.encrypt(at.record, own, given);
+        at.record = sealed.record;
+        return sealed;
+      },
+      read(body) {
+        const opened = ours.sync.decryptWhisperMessage(at.peers, peer, body);
+        at.peers = opened.record;
+        return String(opened.plaintext);
+      },
+    };
+  };
+  return [await of(), await of()];
+}
+
+test('accounts that take turns each speak as themselves, whatever is written where, and however far ahead a message is', async () => {
+  const below = numbers('accounts');
+  const all = await accounts();
+  const [alice, bob] = [party(ours), party(ours)];
+  const name = new group.SenderKeyName('between', { id: 'alice', deviceId: 1 });
+  await new group.GroupSessionBuilder(bob).process(name, await new group.GroupSessionBuilder(alice).create(name));
+  const [out, into] = [new group.GroupCipher(alice, name), new group.GroupCipher(bob, name)];
+  for (let step = 0; step < 300; step += 1) {
+    const one = all[below(2)];
+    // Keys that are passed over make records longer than was guessed.
+    for (let lost = below(20) === 0 ? below(60) : 0; lost > 0; lost -= 1) one.seal(Buffer.from('lost'));
+    assert.equal(one.read(one.seal(Buffer.from(`step ${step}`)).body), `step ${step}`);
+    if (below(4) === 0) assert.equal(String(await into.decrypt(await out.encrypt(Buffer.from('group')))), 'group');
+  }
+});
+
+test('bytes that are asked for their memory, and make another call then, change neither what it makes nor who makes it', async () => {
+  const [one, two] = await accounts();
+  const strange = { identity: ours.keyhelper.generateIdentityKeyPair(), registrationId: 7 };
+  const others = [
+    () => two.seal(Buffer.from('within')),
+    () => assert.throws(() => ours.sync.encrypt(new ours.SessionRecord(), strange, Buffer.from('within')), { code: 'NO_SESSION' }),
+  ];
+  for (const other of others) {
+    let within;
+    const asks = (bytes, key) => {
+      const real = bytes[key];
+      return Object.defineProperty(bytes, key, { get: () => ((within ??= other() ?? {}), real) });
+    };
+    for (const key of ['buffer', 'length', 'byteOffset', 'byteLength']) {
+      within = undefined;
+      const { body } = one.seal(asks(Buffer.from('around'), key));
+      const [outer, inner] = [Buffer.from(body), within?.body && Buffer.from(within.body)];
+      assert.equal(one.read(body), 'around', key);
+      if (inner !== undefined) assert.equal(two.read(within.body), 'within', key);
+      assert.ok(body.equals(outer) && (inner === undefined || within.body.equals(inner)), key);
+    }
+  }
+});
+
+test('messages and texts in memory that threads share are taken', async () => {
+  const [one] = await accounts();
+  const shared = (bytes) => {
+    const view = new Uint8Array(new SharedArrayBuffer(bytes.length));
+    view.set(bytes);
+    return view;
+  };
+  assert.equal(one.read(shared(one.seal(shared(Buffer.from('shared'))).body)), 'shared');
+});
+
+test('a call that has its arguments elsewhere, as another version has them, is refused', () => {
+  const [page, text] = [Buffer.alloc(4_096, 5), Buffer.alloc(8_192)];
+  for (const name of ['encrypt', 'decrypt', 'groupEncrypt', 'groupDecrypt']) {
+    for (const given of [[], [page, text, page], [Buffer.alloc(0), Buffer.alloc(69), Buffer.alloc(3), page, text]]) {
+      assert.throws(() => native()[name](...given), /four arguments/, name);
+    }
+  }
+  assert.ok(page.every((byte) => byte === 5) && text.every((byte) => byte === 0));
 });

@@ -70,7 +70,11 @@ const copyOf = (bytes: Buffer | null): Buffer | null => bytes && Buffer.from(byt
 export class Turn {
   readonly lane: Lane;
   readonly owner: object;
-  state: State;
+  /** Who asked for the job, and what was given with it, for work that is the same for all. */
+  readonly by: unknown;
+  readonly given: unknown;
+  /** From when it starts. */
+  state!: State;
   /** What ends the job for its caller. */
   readonly resolve: (value: never) => void;
   readonly refuse: (error: unknown) => void;
@@ -100,10 +104,11 @@ export class Turn {
   #other: Wipeable | undefined;
   #more: Wipeable[] | undefined;
 
-  constructor(state: State, owner: object, resolve: (value: never) => void, refuse: (error: unknown) => void) {
-    this.lane = state.lane;
+  constructor(lane: Lane, owner: object, by: unknown, given: unknown, resolve: (value: never) => void, refuse: (error: unknown) => void) {
+    this.lane = lane;
     this.owner = owner;
-    this.state = state;
+    this.by = by;
+    this.given = given;
     this.resolve = resolve;
     this.refuse = refuse;
   }

@@ -6,7 +6,7 @@
 import { AsyncResource } from 'node:async_hooks';
 import { Calls, storageFailed, Turn } from './calls.js';
 import { BackpressureError, invalid, isUint8Array } from './errors.js';
-import { givenLaneOf, hold, type Job, LANES, type Lane, laneOf, release, type State, stateOf } from './lanes.js';
+import { givenLaneOf, hold, type Job, LANES, type Lane, laneOf, release, stateOf } from './lanes.js';
 
 /** How much may be under way, and what happens beyond. */
 export interface ExecutorOptions {
@@ -53,7 +53,7 @@ export interface ExecutorEvents {
  * What the package asks of an executor and of its turns is a contract between versions, too, for an executor may be of another copy: who changes it
  * changes the number. One over lanes of other shapes never goes with this copy.
  */
-const EXECUTORS = `${LANES}/executor.2`;
+const EXECUTORS = `${LANES}/executor.3`;
 const CONTRACT: unique symbol = Symbol.for(EXECUTORS);
 
 /** The largest that an option can be: as long as a timer can wait. */
@@ -63,6 +63,11 @@ const MOST = 2_147_483_647;
 const LONGEST_PAUSE = 60;
 
 const EVENTS: readonly string[] = ['pressure', 'rejected', 'crash', 'revived', 'compatibility', 'untrusted'];
+
+const NOTHING = (): void => {};
+
+/** A job, which tells the executor what came of it. */
+type Work = (turn: Turn) => unknown;
 
 type Listener<K extends keyof ExecutorEvents> = (event: ExecutorEvents[K]) => void;
 
@@ -190,25 +195,21 @@ export class Executor extends Calls {
    * kept while it waits.
    */
   run<T>(owner: object, address: string, work: (turn: Turn) => Promise<T>, admitted = false, held?: unknown): Promise<T> {
-    return this.runTelling(owner, address, this.#telling(work), admitted, held);
+    return this.runTelling(owner, address, this.#telling(work), undefined, held, admitted);
   }
 
   /**
    * @internal The same for work that tells the executor itself what came of it, by `done` or `failed`, and never fails: for what is done with each
-   * message, which two promises less are worth it.
+   * message, which two promises less are worth it. Who asked for it (`by`) and what is held are on the turn, so that work need be no function of its own.
    */
-  runTelling<T>(owner: object, address: string, work: (turn: Turn) => unknown, admitted = false, held?: unknown): Promise<T> {
+  runTelling<T>(owner: object, address: string, work: Work, by?: unknown, held?: unknown, admitted = false): Promise<T> {
     let lane: Lane;
     try {
       lane = laneOf(owner, address);
     } catch (thrown) {
       return Promise.reject(thrown);
     }
-    return this.#runTelling([lane, owner], work, admitted, held);
-  }
-
-  #run<T>(at: [Lane, object], work: (turn: Turn) => Promise<T>, admitted: boolean, held: unknown): Promise<T> {
-    return this.#runTelling(at, this.#telling(work), admitted, held);
+    return this.#runTelling(lane, owner, work, by, held, admitted);
   }
 
   /** Tells what came of work. */
@@ -221,17 +222,16 @@ export class Executor extends Calls {
     };
   }
 
-  #runTelling<T>(at: [Lane, object], work: (turn: Turn) => unknown, admitted: boolean, held: unknown): Promise<T> {
-    const [lane] = at;
+  #runTelling<T>(lane: Lane, owner: object, work: Work, by: unknown, held: unknown, admitted: boolean): Promise<T> {
     const free = !lane.busy && !lane.paused && lane.jobs.length === 0 && lane.waiting === 0;
     if (free && this.#pending < this.#maxPending && (admitted || this.#ready.length === 0)) {
       // The common case: nothing is in the way.
       lane.busy = true;
       this.#pending += 1;
-      return new Promise<T>((resolve, refuse) => this.#start(at, work, resolve, refuse));
+      return new Promise<T>((resolve, refuse) => this.#start(new Turn(lane, owner, by, held, resolve, refuse), work));
     }
     return new Promise<T>((resolve, refuse) => {
-      this.#admit(lane, { begin: () => this.#start(at, work, resolve, refuse), refuse, admitted, held });
+      this.#admit(lane, { begin: () => this.#start(new Turn(lane, owner, by, held, resolve, refuse), work), refuse, admitted, held });
     });
   }
 
@@ -263,10 +263,13 @@ export class Executor extends Calls {
           this.#pending += 1;
         }
       };
-      const at: [Lane, object] = [givenLaneOf(owner, given), owner];
+      const lane = givenLaneOf(owner, given);
       // Many may be given that are one: those of them that wait there were admitted here, so here all that wait count.
-      if (this.#queued < this.#maxQueued && this.#bytes < this.#maxBytes) void this.#run(at, work, false, held).then(tell, refuse);
-      else this.#admit(at[0], { begin: () => this.#start(at, this.#telling(work), tell, refuse), refuse, held });
+      if (this.#queued < this.#maxQueued && this.#bytes < this.#maxBytes) {
+        void this.#runTelling<() => void>(lane, owner, this.#telling(work), undefined, held, false).then(tell, refuse);
+      } else {
+        this.#admit(lane, { begin: () => this.#start(new Turn(lane, owner, undefined, held, tell, refuse), this.#telling(work)), refuse, held });
+      }
     });
   }
 
@@ -295,7 +298,8 @@ export class Executor extends Calls {
   /** Runs what nobody asked for: in nobody's context. */
   protected admitOwn(lane: Lane, owner: object, work: (turn: Turn) => Promise<void>): void {
     hold(lane);
-    this.#admit(lane, { begin: () => this.#start([lane, owner], this.#telling(work), NOTHING, NOTHING), refuse: NOTHING, context: nobodys });
+    const begin = () => this.#start(new Turn(lane, owner, undefined, undefined, NOTHING, NOTHING), this.#telling(work));
+    this.#admit(lane, { begin, refuse: NOTHING, context: nobodys });
   }
 
   #admit(lane: Lane, { begin, refuse, context, admitted, held }: Caller): void {
@@ -397,19 +401,18 @@ export class Executor extends Calls {
     }
   }
 
-  #start<T>([lane, owner]: [Lane, object], work: (turn: Turn) => unknown, resolve: (value: T) => void, refuse: (error: unknown) => void): void {
-    let state: State;
+  #start(turn: Turn, work: Work): void {
+    const { lane } = turn;
     try {
-      state = stateOf(lane, owner);
+      turn.state = stateOf(lane, turn.owner);
     } catch (thrown) {
       // A storage that does not say any more what it is of.
       lane.busy = false;
       this.#pending -= 1;
-      refuse(thrown);
+      turn.refuse(thrown);
       queueMicrotask(() => this.#next(lane));
       return;
     }
-    const turn = new Turn(state, owner, resolve, refuse);
     turn.at = this.running.length;
     this.running.push(turn);
     work(turn);
@@ -504,7 +507,6 @@ export function checkedExecutor(given: unknown = defaultExecutor()): Executor {
   throw invalid('executor is an Executor of this copy of @stvor/libsignal, or of one of a version that goes with it');
 }
 
-const NOTHING = (): void => {};
 const tell = (it: () => void): void => it();
 
 /** Whoever has the next job of a lane is told that it may start. */

@@ -23,9 +23,10 @@ const LONGEST = 512 * 1_024;
 
 /**
  * What goes along with a call, and comes back, at the beginning of the memory that records are written to, as the machine orders bytes: the time; where
- * the record and the text go; how long they are; and two numbers of the call's own.
+ * the record and the text go; how long they are; and two numbers of the call's own. Behind that, who we are: nothing secret.
  */
-const SLIP = 32;
+const SLIP = 72;
+const NUMBERS = 32;
 const enum At {
   Record = 2,
   Text,
@@ -34,6 +35,8 @@ const enum At {
   First,
   Second,
 }
+
+const NOBODY = Buffer.alloc(0);
 
 /** Memory that answers are written to, one behind the other. */
 class Page {
@@ -59,11 +62,20 @@ class Page {
 class Records extends Page {
   readonly time: Float64Array;
   readonly words: Uint32Array;
+  /** Who the slip says that we are. */
+  own = NOBODY;
 
   constructor(size: number) {
     super(Buffer.allocUnsafeSlow(size), SLIP);
     this.time = new Float64Array(this.memory, 0, 1);
-    this.words = new Uint32Array(this.memory, 0, SLIP / 4);
+    this.words = new Uint32Array(this.memory, 0, NUMBERS / 4);
+  }
+
+  /** Says who we are. */
+  of(own: Buffer): void {
+    if (own === this.own) return;
+    this.bytes.set(own, NUMBERS);
+    this.own = own;
   }
 }
 
@@ -127,9 +139,13 @@ function more(before: Buffer, now: number): void {
   prepare(before, words[At.RecordLength] as number, words[At.TextLength] as number, now);
 }
 
-/** Somebody may give bytes that share the memory of texts. */
+/**
+ * What is given, where nothing writes while it is read: somebody may give bytes that share the memory of texts, or that of another thread. Before room is
+ * made, for what is asked of bytes that somebody gives may be theirs to answer, with another call for example.
+ */
 function apart(input: Buffer): Buffer {
-  return input.buffer === text.memory ? Buffer.from(input) : input;
+  const memory = input.buffer as object;
+  return memory === texts.memory || !(memory instanceof ArrayBuffer) ? Buffer.from(input) : input;
 }
 
 function checked(done: boolean): void {
@@ -144,18 +160,18 @@ export function ownCopy(bytes: Uint8Array): Buffer {
 }
 
 /**
- * The identity before a text: the one that is known, if it still is the same bytes, or one in memory of its own, for storages are handed it before anybody
- * judged it, and keep it.
+ * The identity before a text that was taken, and stood there in its page: the one that is known, if it still is the same bytes, or one in memory of its own,
+ * for storages are handed it before anybody judged it, and keep it.
  */
-function identityOf(remote: Buffer | undefined): Buffer {
-  const { bytes, used } = text;
+function identityOf(page: Page, from: number, remote: Buffer | undefined): Buffer {
+  const { bytes } = page;
   if (remote !== undefined && remote.length === IDENTITY) {
     let at = 0;
-    while (at < IDENTITY && remote[at] === bytes[used + at]) at += 1;
+    while (at < IDENTITY && remote[at] === bytes[from + at]) at += 1;
     if (at === IDENTITY) return remote;
   }
   const identity = Buffer.alloc(IDENTITY);
-  bytes.copy(identity, 0, used, used + IDENTITY);
+  bytes.copy(identity, 0, from, from + IDENTITY);
   return identity;
 }
 
@@ -178,47 +194,65 @@ export interface Sealed {
   remote: Buffer;
 }
 
-/** Encrypts on the open session; `remote` is whom it is with, where that is known. */
+/** Encrypts on the open session, as `own` (`Packed.slip`); `remote` is whom it is with, where that is known. */
 export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: number, remote?: Buffer): Sealed {
-  guess(bytes, plaintext.length + AROUND, now);
-  if (!native().encrypt(bytes, own, apart(plaintext), into.bytes, text.bytes)) {
+  const { encrypt: call } = native();
+  const input = apart(plaintext);
+  guess(bytes, input.length + AROUND, now);
+  into.of(own);
+  if (!call(bytes, input, into.bytes, text.bytes)) {
     more(bytes, now);
-    checked(native().encrypt(bytes, own, apart(plaintext), into.bytes, text.bytes));
+    into.of(own);
+    checked(call(bytes, input, into.bytes, text.bytes));
   }
   const { words } = into;
-  const whom = identityOf(remote);
+  const page = text;
+  const from = page.used;
+  const kind = words[At.First] as number;
+  const registrationId = words[At.Second] as number;
   const record = into.take(words[At.RecordLength] as number);
-  return { record, kind: words[At.First] as number, registrationId: words[At.Second] as number, body: taken(IDENTITY), remote: whom };
+  const body = taken(IDENTITY);
+  return { record, kind, registrationId, body, remote: identityOf(page, from, remote) };
 }
 
-/** Decrypts a message without handshake; `remote` is whom the open session is with, where that is known. */
+/** Decrypts a message without handshake, as `own` (`Packed.slip`); `remote` is whom the open session is with, where that is known. */
 export function decrypt(bytes: Buffer, own: Buffer, message: Buffer, now: number, remote?: Buffer): Opened {
-  guess(bytes, message.length, now);
-  if (!native().decrypt(bytes, own, apart(message), into.bytes, text.bytes)) {
+  const { decrypt: call } = native();
+  const input = apart(message);
+  guess(bytes, input.length, now);
+  into.of(own);
+  if (!call(bytes, input, into.bytes, text.bytes)) {
     more(bytes, now);
-    checked(native().decrypt(bytes, own, apart(message), into.bytes, text.bytes));
+    into.of(own);
+    checked(call(bytes, input, into.bytes, text.bytes));
   }
-  const identity = identityOf(remote);
+  const page = text;
+  const from = page.used;
   const record = into.take(into.words[At.RecordLength] as number);
-  return { record, identity, plaintext: taken(IDENTITY), newSession: false, compatibility: NOTHING };
+  const plaintext = taken(IDENTITY);
+  return { record, identity: identityOf(page, from, remote), plaintext, newSession: false, compatibility: NOTHING };
 }
 
 /** Encrypts for a group. */
 export function groupEncrypt(bytes: Buffer, plaintext: Buffer): { record: Buffer; bytes: Buffer } {
-  guess(bytes, plaintext.length + AROUND, 0);
-  if (!native().groupEncrypt(bytes, apart(plaintext), into.bytes, text.bytes)) {
+  const { groupEncrypt: call } = native();
+  const input = apart(plaintext);
+  guess(bytes, input.length + AROUND, 0);
+  if (!call(bytes, input, into.bytes, text.bytes)) {
     more(bytes, 0);
-    checked(native().groupEncrypt(bytes, apart(plaintext), into.bytes, text.bytes));
+    checked(call(bytes, input, into.bytes, text.bytes));
   }
   return { record: into.take(into.words[At.RecordLength] as number), bytes: taken(0) };
 }
 
 /** Decrypts a member's message. */
 export function groupDecrypt(bytes: Buffer, message: Buffer): { record: Buffer; bytes: Buffer } {
-  guess(bytes, message.length, 0);
-  if (!native().groupDecrypt(bytes, apart(message), into.bytes, text.bytes)) {
+  const { groupDecrypt: call } = native();
+  const input = apart(message);
+  guess(bytes, input.length, 0);
+  if (!call(bytes, input, into.bytes, text.bytes)) {
     more(bytes, 0);
-    checked(native().groupDecrypt(bytes, apart(message), into.bytes, text.bytes));
+    checked(call(bytes, input, into.bytes, text.bytes));
   }
   return { record: into.take(into.words[At.RecordLength] as number), bytes: taken(0) };
 }

@@ -80,12 +80,12 @@ export interface Native {
   recordRemember(record: Uint8Array, other: Uint8Array): Buffer;
   recordKnows(record: Uint8Array, baseKey: Uint8Array): boolean;
   startSession(record: Uint8Array, own: Uint8Array, bundle: NativeBundle, now: number): { record: Buffer; compatibility: string[] };
-  encrypt(record: Uint8Array, own: Uint8Array, plaintext: Uint8Array, records: Buffer, texts: Buffer): boolean;
+  encrypt(record: Uint8Array, plaintext: Uint8Array, records: Buffer, texts: Buffer): boolean;
   encryptMany(record: Uint8Array, own: Uint8Array, plaintexts: Uint8Array[], now: number): { record: Buffer; kind: number; bodies: Buffer[]; registrationId: number };
   outside(message: Uint8Array): Outside;
   inside(message: Buffer): Buffer;
   whisperFields(message: Buffer): { ephemeralKey: Buffer; counter: number; previousCounter: number; ciphertext: Buffer };
-  decrypt(record: Uint8Array, own: Uint8Array, message: Uint8Array, records: Buffer, texts: Buffer): boolean;
+  decrypt(record: Uint8Array, message: Uint8Array, records: Buffer, texts: Buffer): boolean;
   decryptPrekey(record: Uint8Array, own: Uint8Array, message: Uint8Array, prekeys: Uint8Array, now: number): Opened;
   decryptMany(record: Uint8Array, own: Uint8Array, messages: Uint8Array[], now: number): { record: Buffer; identities: Buffer[]; messages: { plaintext?: Buffer; failure?: string }[] };
   groupCheck(record: Uint8Array): void;

@@ -30,6 +30,8 @@ const SESSION = Object.freeze(['no-post-quantum', 'short-mac']);
 /** @internal Who we are, as the native half wants it. */
 export interface Packed {
   readonly bytes: Buffer;
+  /** The same without what is secret, for a slip: our public key and registration id. Of keys of wrong lengths zeroes, which are no key either. */
+  readonly slip: Buffer;
   /** Our public key and registration id, as a key of a map. */
   readonly who: string;
   readonly registrationId: number;
@@ -48,10 +50,13 @@ function packedBefore({ pubKey, privKey }: KeyPair, known: Packed | undefined): 
   return same(known.pair.pubKey, pubKey) && same(known.pair.privKey, privKey) ? known : undefined;
 }
 
+/** Keys of which this many bytes are the same are the same: that two of anybody agree in 15 bytes behind the kind, and in 16 of a private one, does not occur. */
+const ENOUGH = 16;
+
 /** In a time that tells nothing of where they differ. For keys this is faster than a call of Node. */
 function same(a: Uint8Array, b: Uint8Array): boolean {
   let other = a.length ^ b.length;
-  for (let at = 0; at < a.length; at += 1) other |= (a[at] as number) ^ (b[at] as number);
+  for (let at = 0; at < ENOUGH; at += 1) other |= (a[at] as number) ^ (b[at] as number);
   return other === 0;
 }
 
@@ -63,9 +68,11 @@ export function packed({ identity, registrationId }: Own): Packed {
   const id = Buffer.alloc(4);
   id.writeUInt32BE(idOf(registrationId, 'a registration id'), 0);
   const pubKey = publicKeyOf(identity.pubKey, 'our public key');
-  const bytes = Buffer.concat([pubKey, bytesOf(identity.privKey, 'our private key'), id]);
+  const privKey = bytesOf(identity.privKey, 'our private key');
+  const bytes = Buffer.concat([pubKey, privKey, id]);
+  const slip = pubKey.length === 33 && privKey.length === 32 ? Buffer.concat([pubKey, id]) : Buffer.alloc(37);
   const pair = { pubKey: Buffer.from(identity.pubKey), privKey: Buffer.from(identity.privKey) };
-  const made = { bytes, who: whoOf(pubKey, registrationId), registrationId, pair };
+  const made = { bytes, slip, who: whoOf(pubKey, registrationId), registrationId, pair };
   packedIdentities.set(identity, made);
   return made;
 }
@@ -80,11 +87,6 @@ async function whoseRows(storage: SignalStorage): Promise<string> {
 export interface With extends Pick<Write, 'fallback' | 'refused'> {
   identity?: Buffer | undefined;
   removePreKey?: number | undefined;
-}
-
-/** @internal What goes with the record of a message: always of one shape, so that what is compiled for it is compiled once. */
-export function withRecord(fallback: Buffer | undefined, identity: Buffer, removePreKey?: number): With {
-  return { fallback, refused: undefined, identity, removePreKey };
 }
 
 const OPTIONS = ['executor', 'requireAtomicSessionAndPreKey'];
@@ -124,10 +126,10 @@ export class Peer {
   }
 
   /** The same for work that tells the executor itself what came of it, and never fails. */
-  runTelling<T>(work: (turn: Turn) => unknown, held?: unknown): Promise<T> {
+  runTelling<T>(work: (turn: Turn) => unknown, by: unknown, held: unknown): Promise<T> {
     const { storage, key, executor } = this;
-    if (storage.canonicalAddress === undefined) return executor.runTelling(storage, key, work, false, held);
-    return this.#runCanonical((address) => executor.runTelling<T>(storage, address, work, true, held), held);
+    if (storage.canonicalAddress === undefined) return executor.runTelling(storage, key, work, by, held);
+    return this.#runCanonical((address) => executor.runTelling<T>(storage, address, work, by, held, true), held);
   }
 
   /** The address is asked for each time: a storage may learn that two are one. */
@@ -230,10 +232,16 @@ export class Peer {
   store(turn: Turn, record: SessionRecord, rest: With = {}): unknown {
     const { storage, key } = this;
     if (storage.commit !== undefined || rest.removePreKey !== undefined) return this.#storeAll(turn, record, rest);
-    const { executor } = this;
-    if (!executor.isCertain(turn)) return this.#write(turn, record, rest, () => storage.storeSession(key, record), undefined);
+    return this.#write(turn, record, rest, () => storage.storeSession(key, record), undefined);
+  }
+
+  /** The same of a message, for most of which there is little to it. `fallback` is what counts if it is given up. */
+  storeOfMessage(turn: Turn, record: SessionRecord, fallback: Buffer | undefined, identity: Buffer, removePreKey?: number): unknown {
+    const { storage, executor, key } = this;
+    const little = storage.commit === undefined && removePreKey === undefined && executor.isCertain(turn);
+    if (!little) return this.store(turn, record, { fallback, identity, removePreKey });
     turn.hold(record);
-    const written = { value: record._bytes, fallback: rest.fallback, refused: rest.refused, again: this.#again, side: undefined };
+    const written = { value: record._bytes, fallback, refused: undefined, again: this.#again, side: undefined };
     executor.asks(turn);
     return executor.wrote(turn, written, executor.answered<unknown>(turn, storage.storeSession(key, record)));
   }

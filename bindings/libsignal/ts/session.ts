@@ -7,7 +7,7 @@ import { bytesOf, guarded, invalid, type SignalError, typed, type Words } from '
 import { decrypt, encrypt, ownCopy, type Sealed } from './hot.js';
 import { idOf, publicKeyOf } from './keys.js';
 import { native, type Opened, type Outside } from './native.js';
-import { type Own, packed, Peer, type SessionOptions, withRecord } from './peer.js';
+import { type Own, type Packed, packed, Peer, type SessionOptions } from './peer.js';
 import { noSession, SessionRecord } from './record.js';
 import type { SignalStorage } from './storage.js';
 import { forgetBatch, forgetRead, isUsed, keepBatch, keepRead, prekeysBefore, readBefore, saidBy } from './unread.js';
@@ -96,8 +96,6 @@ interface Read {
   began?: { baseKey: Buffer; prekeys: Buffer };
   /** There was no record. */
   fresh?: boolean;
-  /** The identity of the session that is open afterwards, where it is known. */
-  remote?: Buffer | undefined;
 }
 
 /** What an encryption made. */
@@ -110,7 +108,7 @@ interface Made {
 /** How one message is encrypted, or many are: what was given is looked at, sealed, and handed over. */
 interface Sealing<G, P, S extends Made | undefined, T> {
   look: (given: G) => P;
-  seal: (record: SessionRecord, own: Buffer, plaintext: P) => S;
+  seal: (record: SessionRecord, own: Packed, plaintext: P) => S;
   give: (sealed: S) => T;
 }
 
@@ -118,7 +116,7 @@ const ONE: Sealing<Uint8Array, Buffer, Sealed, CiphertextMessage> = {
   look: (data) => bytesOf(data, 'data'),
   seal(record, own, plaintext) {
     try {
-      return encrypt(record._bytes, own, plaintext, Date.now(), record._known);
+      return encrypt(record._bytes, own.slip, plaintext, Date.now(), record._known);
     } catch (thrown) {
       throw typed(thrown, SENDING);
     }
@@ -131,7 +129,7 @@ const MANY: Sealing<readonly Uint8Array[], Buffer[], (Made & { bodies: Buffer[];
   seal: (record, own, plaintexts) =>
     plaintexts.length === 0
       ? undefined
-      : guarded(() => ({ ...native().encryptMany(record._bytes, own, plaintexts, Date.now()), remote: record._remote }), SENDING),
+      : guarded(() => ({ ...native().encryptMany(record._bytes, own.bytes, plaintexts, Date.now()), remote: record._remote }), SENDING),
   give: (sealed) => sealed?.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId })) ?? [],
 };
 
@@ -153,74 +151,76 @@ export class SessionCipher {
 
   /** Encrypts. The record is stored before the message comes back. */
   encrypt(data: Uint8Array): Promise<CiphertextMessage> {
-    return this.#seal(data, ONE);
+    return this.#peer.runTelling(SessionCipher.#sealOne, this, data);
   }
 
   /** Encrypts many with one load and one store: all, or none. */
   encryptMany(datas: readonly Uint8Array[]): Promise<CiphertextMessage[]> {
-    return this.#seal(datas, MANY);
+    return this.#peer.runTelling(SessionCipher.#sealMany, this, datas);
   }
 
-  #seal<G, P, S extends Made | undefined, T>(given: G, { look, seal, give }: Sealing<G, P, S, T>): Promise<T> {
-    const peer = this.#peer;
-    const work = async (turn: Turn): Promise<void> => {
-      try {
-        const plaintext = look(given);
-        const identity = turn.took(await peer.askIdentity(turn));
-        const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
-        const record = peer.record(turn.took(await peer.askRecord(turn)));
-        if (record === undefined) throw noSession(peer.key, 'No sessions');
-        let sealed = seal(record, own.bytes, plaintext);
-        if (sealed !== undefined) {
-          if (sealed.kind === 3) {
-            // It has our registration id in it, and nobody has seen it yet.
-            const { bytes } = await peer.registered(turn, identity);
-            if (bytes !== own.bytes) sealed = seal(record, bytes, plaintext) as S & object;
-          }
-          const { remote } = sealed;
-          peer.judge(turn.took(await peer.askTrust(turn, remote, 'sending')), remote);
-          // Given up or not, the key is used: the chain never goes back. A record that was made elsewhere comes without a pin.
-          turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, remote), withRecord(undefined, remote)));
+  static readonly #sealOne = (turn: Turn): unknown => SessionCipher.#seal(turn, ONE);
+  static readonly #sealMany = (turn: Turn): unknown => SessionCipher.#seal(turn, MANY);
+
+  static async #seal<G, P, S extends Made | undefined, T>(turn: Turn, { look, seal, give }: Sealing<G, P, S, T>): Promise<void> {
+    const peer = (turn.by as SessionCipher).#peer;
+    try {
+      const plaintext = look(turn.given as G);
+      const identity = turn.took(await peer.askIdentity(turn));
+      const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
+      const record = peer.record(turn.took(await peer.askRecord(turn)));
+      if (record === undefined) throw noSession(peer.key, 'No sessions');
+      let sealed = seal(record, own, plaintext);
+      if (sealed !== undefined) {
+        if (sealed.kind === 3) {
+          // It has our registration id in it, and nobody has seen it yet.
+          const now = await peer.registered(turn, identity);
+          if (now !== own) sealed = seal(record, now, plaintext) as S & object;
         }
-        peer.executor.done(turn, give(sealed));
-      } catch (thrown) {
-        // Not within what began this: many that wait may fail at once, one after the other.
-        await null;
-        peer.executor.failed(turn, thrown);
+        const { remote } = sealed;
+        peer.judge(turn.took(await peer.askTrust(turn, remote, 'sending')), remote);
+        // Given up or not, the key is used: the chain never goes back. A record that was made elsewhere comes without a pin.
+        turn.took(await peer.storeOfMessage(turn, SessionRecord._adopt(sealed.record, remote), undefined, remote));
       }
-    };
-    return peer.runTelling(work, given);
+      peer.executor.done(turn, give(sealed));
+    } catch (thrown) {
+      // Not within what began this: many that wait may fail at once, one after the other.
+      await null;
+      peer.executor.failed(turn, thrown);
+    }
   }
 
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(data: Uint8Array): Promise<Buffer> {
-    const peer = this.#peer;
-    const work = async (turn: Turn): Promise<void> => {
-      try {
-        const message = bytesOf(data, 'data');
-        const identity = turn.took(await peer.askIdentity(turn));
-        const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
-        const record = peer.record(turn.took(await peer.askRecord(turn)));
-        if (record === undefined) throw noSession(peer.key, 'No session record');
-        let opened: Opened;
-        try {
-          opened = decrypt(record._bytes, own.bytes, message, Date.now(), record._known);
-        } catch (thrown) {
-          return peer.executor.done(turn, await this.#held(turn, message, { record, thrown: typed(thrown, READING) }));
-        }
-        peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
-        // Whichever session it is of, the one that is open stays open.
-        turn.took(await this.#save(turn, message, { opened, before: record, remote: record._known }));
-        forgetRead(turn, message);
-        peer.executor.done(turn, opened.plaintext);
-      } catch (thrown) {
-        // Not within what began this: many that wait may fail at once, one after the other.
-        await null;
-        peer.executor.failed(turn, thrown);
-      }
-    };
-    return peer.runTelling(work, data);
+    return this.#peer.runTelling(SessionCipher.#open, this, data);
   }
+
+  static readonly #open = async (turn: Turn): Promise<void> => {
+    const cipher = turn.by as SessionCipher;
+    const peer = cipher.#peer;
+    try {
+      const message = bytesOf(turn.given, 'data');
+      const identity = turn.took(await peer.askIdentity(turn));
+      const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
+      const record = peer.record(turn.took(await peer.askRecord(turn)));
+      if (record === undefined) throw noSession(peer.key, 'No session record');
+      let opened: Opened;
+      try {
+        opened = decrypt(record._bytes, own.slip, message, Date.now(), record._known);
+      } catch (thrown) {
+        return peer.executor.done(turn, await cipher.#held(turn, message, { record, thrown: typed(thrown, READING) }));
+      }
+      peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
+      // Whichever session it is of, the one that is open stays open.
+      turn.took(await cipher.#saveKnown(turn, message, opened, record, record._known));
+      forgetRead(turn, message);
+      peer.executor.done(turn, opened.plaintext);
+    } catch (thrown) {
+      // Not within what began this: many that wait may fail at once, one after the other.
+      await null;
+      peer.executor.failed(turn, thrown);
+    }
+  };
 
   /** Decrypts a message of type 3. The identity is judged once the message proved it. */
   decryptPreKeyWhisperMessage(data: Uint8Array): Promise<Buffer> {
@@ -291,18 +291,21 @@ export class SessionCipher {
   }
 
   /** Stores what a message made of the record. The turn takes what is awaited of it. */
-  #save(turn: Turn, message: Buffer, { opened, before, began, fresh, remote }: Read): unknown {
-    turn.hold(before);
-    const on = before._bytes;
-    const { identity, removePrekey } = opened;
-    turn.lost = keepOpened;
-    turn.message = message;
-    turn.opened = opened;
+  #save(turn: Turn, message: Buffer, { opened, before, began, fresh }: Read): unknown {
+    if (began === undefined) return this.#saveKnown(turn, message, opened, before);
+    hold(turn, message, opened, before);
     turn.began = began;
-    const record = SessionRecord._adopt(opened.record, remote);
-    // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
-    if (began === undefined) return this.#peer.store(turn, record, withRecord(on, identity, removePrekey));
-    return this.#peer.store(turn, record, { refused: fresh ? null : on, identity, removePreKey: removePrekey });
+    const { record, identity, removePrekey } = opened;
+    return this.#peer.store(turn, SessionRecord._adopt(record), { refused: fresh ? null : before._bytes, identity, removePreKey: removePrekey });
+  }
+
+  /**
+   * The same of a message of a session that was there: if storing is given up, it counts as not read, and can come again. Not so a handshake whose prekey may
+   * be gone. `remote` is the identity of the session that is open, where it is known.
+   */
+  #saveKnown(turn: Turn, message: Buffer, opened: Opened, before: SessionRecord, remote?: Buffer): unknown {
+    hold(turn, message, opened, before);
+    return this.#peer.storeOfMessage(turn, SessionRecord._adopt(opened.record, remote), before._bytes, opened.identity, opened.removePrekey);
   }
 
   /** A message whose key is used up: it was read, and if its save was not certain it is handed over once the record is stored that has it. */
@@ -372,6 +375,14 @@ export class SessionCipher {
   }
 }
 
+/** The turn has what becomes of a message if its save fails: the record that it was read on, and what it says. */
+function hold(turn: Turn, message: Buffer, opened: Opened, before: SessionRecord): void {
+  turn.hold(before);
+  turn.lost = keepOpened;
+  turn.message = message;
+  turn.opened = opened;
+}
+
 /** The message of a turn was read, and is not handed over. */
 function keepOpened(turn: Turn): void {
   const { message, opened, began } = turn;
@@ -407,14 +418,14 @@ export const sync = Object.freeze({
   /** Encrypts. */
   encrypt(record: SessionRecord, own: Own, data: Uint8Array): CiphertextMessage & { record: SessionRecord } {
     return guarded(() => {
-      const sealed = encrypt(record._bytes, packed(own).bytes, bytesOf(data, 'data'), Date.now(), record._known);
+      const sealed = encrypt(record._bytes, packed(own).slip, bytesOf(data, 'data'), Date.now(), record._known);
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record, sealed.remote) };
     }, SENDING);
   },
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(record: SessionRecord, own: Own, data: Uint8Array): { plaintext: Buffer; identityKey: Buffer; record: SessionRecord } {
     return guarded(() => {
-      const opened = decrypt(record._bytes, packed(own).bytes, bytesOf(data, 'data'), Date.now());
+      const opened = decrypt(record._bytes, packed(own).slip, bytesOf(data, 'data'), Date.now());
       return { plaintext: opened.plaintext, identityKey: opened.identity, record: SessionRecord._adopt(opened.record) };
     }, READING);
   },

@@ -32,6 +32,37 @@ impl crate::ErrorCode for CodecError {
     }
 }
 
+/// What a [`Writer`] writes to: a vector, which grows, or [`Room`], which does not.
+pub trait Sink {
+    /// Takes bytes behind those that it has.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Memory of somebody else that is to be filled. What does not fit is left out.
+#[derive(Debug)]
+pub struct Room<'a> {
+    left: &'a mut [u8],
+    fits: bool,
+}
+
+impl Sink for Room<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        match core::mem::take(&mut self.left).split_at_mut_checked(bytes.len()) {
+            Some((place, left)) => {
+                place.copy_from_slice(bytes);
+                self.left = left;
+            }
+            None => self.fits = false,
+        }
+    }
+}
+
 /// Writes values one after another.
 ///
 /// ```
@@ -45,7 +76,7 @@ impl crate::ErrorCode for CodecError {
 /// # Ok::<(), stvor_base::codec::CodecError>(())
 /// ```
 #[derive(Debug, Default)]
-pub struct Writer(Vec<u8>);
+pub struct Writer<S = Vec<u8>>(S);
 
 impl Writer {
     /// An empty writer.
@@ -60,10 +91,45 @@ impl Writer {
         Self(Vec::with_capacity(capacity))
     }
 
+    /// What was written.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// What was written so far.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<'a> Writer<Room<'a>> {
+    /// A writer into `room`, so that what is written, secrets for one, is nowhere else.
+    ///
+    /// ```
+    /// use stvor_base::codec::Writer;
+    /// let mut room = [0; 6];
+    /// let mut out = Writer::into_room(&mut room);
+    /// out.u16(7).u32(8);
+    /// assert!(out.is_full());
+    /// assert_eq!(room, [0, 7, 0, 0, 0, 8]);
+    /// ```
+    pub fn into_room(room: &'a mut [u8]) -> Self {
+        Self(Room { left: room, fits: true })
+    }
+
+    /// Whether all that was written fitted, and nothing is left of the room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.0.fits && self.0.left.is_empty()
+    }
+}
+
+impl<S: Sink> Writer<S> {
     /// One byte.
     pub fn u8(&mut self, value: u8) -> &mut Self {
-        self.0.push(value);
-        self
+        self.raw(&[value])
     }
 
     /// Two bytes, big-endian.
@@ -83,7 +149,7 @@ impl Writer {
 
     /// Bytes of a length that both sides know.
     pub fn raw(&mut self, value: &[u8]) -> &mut Self {
-        self.0.extend_from_slice(value);
+        self.0.put(value);
         self
     }
 
@@ -91,18 +157,6 @@ impl Writer {
     /// below, and the length saturates so that such bytes could not be read back as something else.
     pub fn bytes(&mut self, value: &[u8]) -> &mut Self {
         self.u32(u32::try_from(value.len()).unwrap_or(u32::MAX)).raw(value)
-    }
-
-    /// What was written.
-    #[must_use]
-    pub fn finish(self) -> Vec<u8> {
-        self.0
-    }
-
-    /// What was written so far.
-    #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        &self.0
     }
 }
 
@@ -227,5 +281,21 @@ mod tests {
         assert_eq!(Reader::new(&bytes[..7]).bytes(4), Err(CodecError::Short));
         assert_eq!(Reader::new(&bytes).finish(), Err(CodecError::Trailing));
         assert_eq!(Reader::new(&[2]).bool(), Err(CodecError::Value));
+    }
+
+    #[test]
+    fn room_is_full_only_when_all_fitted_and_nothing_is_left() {
+        for (size, full) in [(6, false), (7, true), (8, false)] {
+            let mut room = vec![0xff; size];
+            let mut out = Writer::into_room(&mut room);
+            out.u8(1).u16(2).u32(3);
+            assert_eq!(out.is_full(), full, "{size}");
+        }
+        let mut room = [0xff; 3];
+        let mut out = Writer::into_room(&mut room);
+        // What comes after something that does not fit would stand in its place.
+        out.u8(1).u32(2).u16(3);
+        assert!(!out.is_full());
+        assert_eq!(room, [1, 0xff, 0xff]);
     }
 }

@@ -11,7 +11,7 @@ use stvor_crypto::random::Random;
 use super::SignalError;
 use super::keys::{KeyPair, PublicKey};
 use super::ratchet::{MessageKeys, Session, Step, pay};
-use super::record::SessionRecord;
+use super::record::{Place, SessionRecord};
 use super::session::{Compatibility, accept, gives_way};
 use super::wire::{PreKeyFields, PreKeyMessage, WhisperMessage};
 use crate::limits::{MAX_SIGNAL_MESSAGE, MAX_SKIP, SIGNAL_AGREEMENT_STEPS, SIGNAL_BYTES_PER_STEP};
@@ -28,6 +28,34 @@ pub struct Context<'a> {
     pub registration_id: u32,
     /// The time, for the order of sessions.
     pub now: Timestamp,
+}
+
+/// Who we are as far as a session that is there asks for it, and the time: nothing secret. A [`Context`] is one, too.
+///
+/// ```
+/// use stvor_base::Timestamp;
+/// use stvor_crypto::SystemRandom;
+/// use stvor_protocol::signal::{Context, KeyPair, PublicContext};
+/// let identity = KeyPair::generate(&mut SystemRandom::new())?;
+/// let context = Context { identity: &identity, registration_id: 7, now: Timestamp::from_millis(1) };
+/// assert_eq!(PublicContext::from(&context).identity, identity.public());
+/// # Ok::<(), stvor_protocol::signal::SignalError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublicContext {
+    /// Our identity.
+    pub identity: PublicKey,
+    /// Our registration id, which first messages carry.
+    pub registration_id: u32,
+    /// The time, for the order of sessions.
+    pub now: Timestamp,
+}
+
+impl From<&Context<'_>> for PublicContext {
+    fn from(context: &Context<'_>) -> Self {
+        let Context { identity, registration_id, now } = *context;
+        Self { identity: identity.public(), registration_id, now }
+    }
 }
 
 /// Private halves that a first message may need.
@@ -85,9 +113,10 @@ pub struct Decrypted {
 /// [`SignalError::NoSession`], [`SignalError::TooLarge`]. The record is unchanged then.
 pub fn encrypt(
     record: &mut SessionRecord,
-    context: &Context<'_>,
+    context: impl Into<PublicContext>,
     plaintext: &[u8],
 ) -> Result<Encrypted, SignalError> {
+    let PublicContext { identity: own, registration_id: own_registration_id, now } = context.into();
     let limit = MAX_SIGNAL_MESSAGE - OVERHEAD;
     if plaintext.len() > limit {
         return Err(SignalError::TooLarge { size: plaintext.len(), limit });
@@ -97,12 +126,12 @@ pub fn encrypt(
     let (seed, after) = chain.step();
     let next = number.checked_add(1).ok_or(SignalError::NoSession)?;
     let keys = MessageKeys::derive(&seed);
-    let (own, ratchet) = (context.identity.public(), session.own.public());
+    let ratchet = session.own.public();
     let mut message = WhisperMessage::build(&ratchet, (*number, session.previous), keys.encrypt(plaintext));
     let mac = keys.mac((&own, &session.remote_identity), &message);
     message.extend_from_slice(&mac);
     session.sending = Some((after, next));
-    session.used = session.used.max(context.now);
+    session.used = session.used.max(now);
     let registration_id = session.registration_id;
     let Some(pending) = session.pending else {
         return Ok(Encrypted { kind: MessageKind::Whisper, body: message, registration_id });
@@ -110,7 +139,7 @@ pub fn encrypt(
     let body = PreKeyMessage::build(PreKeyFields {
         prekey: pending.prekey,
         signed: pending.signed,
-        registration_id: context.registration_id,
+        registration_id: own_registration_id,
         base_key: &session.base_key,
         identity: &own,
         message,
@@ -132,25 +161,41 @@ pub fn encrypt(
 /// [`SignalError::Undecryptable`]. The record is unchanged then.
 pub fn decrypt(
     record: &mut SessionRecord,
-    context: &Context<'_>,
-    message: &WhisperMessage,
+    context: impl Into<PublicContext>,
+    message: &WhisperMessage<'_>,
     rng: &mut dyn Random,
 ) -> Result<Decrypted, SignalError> {
+    let PublicContext { identity: own, now, .. } = context.into();
+    let Read { place, identity, plaintext, mut step } = read(record, &own, message)?;
+    step.complete(rng)?;
+    record.change(place, |session, elsewhere| carry_out(session, step, (elsewhere, now)))?;
+    Ok(Decrypted::plain(plaintext, identity))
+}
+
+/// What a message says, on which session, and what that changes.
+struct Read {
+    place: Place,
+    identity: PublicKey,
+    plaintext: SecretBytes,
+    step: Step,
+}
+
+/// Tries the sessions, and changes nothing.
+fn read(record: &SessionRecord, own: &PublicKey, message: &WhisperMessage<'_>) -> Result<Read, SignalError> {
     let mut budget = MAX_SKIP;
     let mut agreed = false;
     let another = SIGNAL_AGREEMENT_STEPS.saturating_add(steps_of_mac(message));
-    let candidates = record.candidates(&message.ratchet);
-    if candidates.is_empty() {
+    if record.has_none() {
         return Err(SignalError::NoSession);
     }
     let mut verdict = SignalError::Undecryptable;
-    for place in candidates {
-        let read;
+    for place in record.candidates(&message.ratchet) {
+        let archived;
         let session = match record.session(place) {
             Some(session) => session,
             None => {
-                read = record.archived(place)?;
-                &read
+                archived = record.archived(place)?;
+                &archived
             }
         };
         if !session.knows(&message.ratchet) {
@@ -160,13 +205,9 @@ pub fn decrypt(
             }
             agreed = true;
         }
-        match open(session, context, message, &mut budget) {
-            Ok((plaintext, mut step)) => {
-                step.complete(rng)?;
-                let identity = session.remote_identity;
-                record
-                    .change(place, |session, elsewhere| carry_out(session, step, (elsewhere, context.now)))?;
-                return Ok(Decrypted::plain(plaintext, identity));
+        match open(session, own, message, &mut budget) {
+            Ok((plaintext, step)) => {
+                return Ok(Read { place, identity: session.remote_identity, plaintext, step });
             }
             // The chain is known, so no other session will do.
             Err(error @ SignalError::Duplicate) => return Err(error),
@@ -192,6 +233,7 @@ pub fn decrypt_prekey(
     (message, prekeys): (&PreKeyMessage, Prekeys<'_>),
     rng: &mut dyn Random,
 ) -> Result<Decrypted, SignalError> {
+    let own = context.identity.public();
     if let Some(place) = record.place_of(&message.base_key) {
         let read;
         let session = match record.session(place) {
@@ -207,7 +249,7 @@ pub fn decrypt_prekey(
         if session.remote_identity != message.identity {
             return Err(SignalError::IdentityChanged);
         }
-        let (plaintext, mut step) = open(session, context, &message.message, &mut { MAX_SKIP })?;
+        let (plaintext, mut step) = open(session, &own, &message.message, &mut { MAX_SKIP })?;
         step.complete(rng)?;
         record.change(place, |session, elsewhere| carry_out(session, step, (elsewhere, context.now)))?;
         let counter = message.message.counter;
@@ -246,10 +288,10 @@ fn first_contact(
     message: &PreKeyMessage,
     prekeys: &Prekeys<'_>,
 ) -> Result<(Session, SecretBytes, Step, Option<u32>), SignalError> {
-    let mut budget = MAX_SKIP;
+    let (mut budget, own) = (MAX_SKIP, context.identity.public());
     let attempt = |one_time: Option<u32>, budget: &mut u32| {
         let session = accept(context, message, (prekeys, one_time))?;
-        let (plaintext, step) = open(&session, context, &message.message, budget)?;
+        let (plaintext, step) = open(&session, &own, &message.message, budget)?;
         Ok((session, plaintext, step, one_time))
     };
     match attempt(message.prekey, &mut budget) {
@@ -266,7 +308,7 @@ fn first_contact(
 }
 
 /// What checking the MAC of a message once more counts for.
-fn steps_of_mac(message: &WhisperMessage) -> u32 {
+fn steps_of_mac(message: &WhisperMessage<'_>) -> u32 {
     u32::try_from(message.authenticated.len() / SIGNAL_BYTES_PER_STEP).unwrap_or(u32::MAX)
 }
 
@@ -279,13 +321,12 @@ impl Decrypted {
 /// Opens a message on a session, and changes nothing.
 fn open(
     session: &Session,
-    context: &Context<'_>,
-    message: &WhisperMessage,
+    own: &PublicKey,
+    message: &WhisperMessage<'_>,
     budget: &mut u32,
 ) -> Result<(SecretBytes, Step), SignalError> {
     let (seed, step) = session.prepare(message, budget)?;
-    let own = context.identity.public();
-    let plaintext = MessageKeys::derive(&seed).open(message, (&session.remote_identity, &own))?;
+    let plaintext = MessageKeys::derive(&seed).open(message, (&session.remote_identity, own))?;
     Ok((plaintext, step))
 }
 

@@ -10,7 +10,7 @@
 //! clients are even only; the keys of the numbers between are kept like those of any message that has not come, but only
 //! the newest 100.
 
-use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::codec::{CodecError, Reader, Sink, Writer};
 use stvor_crypto::kdf::hkdf_sha256_unsalted;
 use stvor_crypto::random::Random;
 use stvor_crypto::xeddsa::SigningKey;
@@ -237,8 +237,35 @@ impl SenderKeyRecord {
     /// The record as it is stored.
     #[must_use]
     pub fn encode(&self) -> SecretBytes {
+        let mut out = Writer::with_capacity(self.size());
+        self.write(&mut out);
+        out.finish().into()
+    }
+
+    /// How many bytes [`Self::encode`] gives.
+    #[must_use]
+    pub fn size(&self) -> usize {
         let stored: usize = self.states.iter().map(|state| state.stored.len()).sum();
-        let mut out = Writer::with_capacity(2 + self.states.len() * STATE + stored * STORED);
+        2 + self.states.len() * STATE + stored * STORED
+    }
+
+    /// Writes what [`Self::encode`] gives into `room`, which has [`Self::size`] bytes: whether it has.
+    ///
+    /// ```
+    /// use stvor_protocol::signal::SenderKeyRecord;
+    /// let record = SenderKeyRecord::new();
+    /// let mut room = vec![0; record.size()];
+    /// assert!(record.encode_into(&mut room));
+    /// assert_eq!(room, record.encode().expose());
+    /// ```
+    #[must_use = "of a record that did not fit a part is written"]
+    pub fn encode_into(&self, room: &mut [u8]) -> bool {
+        let mut out = Writer::into_room(room);
+        self.write(&mut out);
+        out.is_full()
+    }
+
+    fn write(&self, out: &mut Writer<impl Sink>) {
         out.u8(VERSION).u8(u8::try_from(self.states.len()).unwrap_or(u8::MAX));
         for state in &self.states {
             out.u32(state.id).u32(state.next).raw(state.chain.expose()).raw(state.signing.0.as_bytes());
@@ -251,7 +278,6 @@ impl SenderKeyRecord {
                 out.u32(*number).raw(seed.expose());
             }
         }
-        out.finish().into()
     }
 
     /// Reads a stored record.

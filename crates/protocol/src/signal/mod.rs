@@ -69,7 +69,7 @@ pub(crate) mod work;
 
 pub use address::ProtocolAddress;
 pub use bundle::{OneTimeIn, PreKeyBundle, PreKeyBundleIn};
-pub use cipher::{Context, Decrypted, Encrypted, MessageKind, Prekeys};
+pub use cipher::{Context, Decrypted, Encrypted, MessageKind, Prekeys, PublicContext};
 pub use error::SignalError;
 pub use fingerprint::{Fingerprint, ScanOutcome};
 pub use group::{SenderKeyRecord, SenderKeyText};

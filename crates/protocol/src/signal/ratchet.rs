@@ -131,7 +131,7 @@ impl Session {
     /// those that are taken, also when this is the wrong session.
     pub(super) fn prepare(
         &self,
-        message: &WhisperMessage,
+        message: &WhisperMessage<'_>,
         budget: &mut u32,
     ) -> Result<(MessageSeed, Step), SignalError> {
         let number = message.counter;
@@ -266,7 +266,7 @@ impl MessageKeys {
     /// Checks the MAC over what came, in constant time, then decrypts.
     pub(super) fn open(
         &self,
-        message: &WhisperMessage,
+        message: &WhisperMessage<'_>,
         (sender, recipient): (&PublicKey, &PublicKey),
     ) -> Result<SecretBytes, SignalError> {
         let expected = self.mac((sender, recipient), &message.authenticated);

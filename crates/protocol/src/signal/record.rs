@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 
 use stvor_base::Timestamp;
-use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::codec::{CodecError, Reader, Sink, Writer};
 use stvor_crypto::{Secret, SecretBytes, kdf, x25519};
 
 use super::keys::{KeyPair, PublicKey};
@@ -132,7 +132,7 @@ impl SessionRecord {
     /// ```
     #[must_use]
     pub fn compatibility(&self) -> Vec<Compatibility> {
-        if self.current.is_none() && self.archived.is_empty() {
+        if self.has_none() {
             return Vec::new();
         }
         let pending = self.current.as_ref().and_then(|session| session.pending);
@@ -178,13 +178,40 @@ impl SessionRecord {
     /// The record as it is stored. Its size is a few hundred bytes for each session, and 36 for each stored message key.
     #[must_use]
     pub fn encode(&self) -> SecretBytes {
-        let archived: usize = self.archived.iter().map(|one| one.bytes.len() + 4).sum();
-        let room = self.current.as_ref().map_or(0, Session::size) + archived + self.marks.len() * 16 + 16;
-        let mut out = Writer::with_capacity(room);
+        let mut out = Writer::with_capacity(self.size());
+        self.write(&mut out);
+        SecretBytes::from(out.finish())
+    }
+
+    /// How many bytes [`Self::encode`] gives.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let archived: usize = self.archived.iter().map(|one| 4 + one.bytes.len()).sum();
+        let current = self.current.as_ref().map_or(0, |session| 4 + session.size());
+        6 + current + archived + self.marks.len() * 16
+    }
+
+    /// Writes what [`Self::encode`] gives into `room`, which has [`Self::size`] bytes: whether it has.
+    ///
+    /// ```
+    /// use stvor_protocol::signal::SessionRecord;
+    /// let record = SessionRecord::new();
+    /// let mut room = vec![0; record.size()];
+    /// assert!(record.encode_into(&mut room));
+    /// assert_eq!(room, record.encode().expose());
+    /// ```
+    #[must_use = "of a record that did not fit a part is written"]
+    pub fn encode_into(&self, room: &mut [u8]) -> bool {
+        let mut out = Writer::into_room(room);
+        self.write(&mut out);
+        out.is_full()
+    }
+
+    fn write(&self, out: &mut Writer<impl Sink>) {
         out.u8(VERSION).u8(u8::from(self.current.is_some()));
         if let Some(session) = &self.current {
             out.u32(u32::try_from(session.size()).unwrap_or(u32::MAX));
-            session.write(&mut out);
+            session.write(out);
         }
         out.u16(u16::try_from(self.archived.len()).unwrap_or(u16::MAX));
         for one in &self.archived {
@@ -194,7 +221,6 @@ impl SessionRecord {
         for mark in &self.marks {
             out.raw(mark);
         }
-        SecretBytes::from(out.finish())
     }
 
     /// Reads a stored record.
@@ -266,15 +292,22 @@ impl SessionRecord {
         self.current.as_mut()
     }
 
+    /// Whether there is no session at all.
+    pub(super) fn has_none(&self) -> bool {
+        self.current.is_none() && self.archived.is_empty()
+    }
+
     /// Which sessions may have a message's key, in the order in which they are tried: those that know its ratchet key,
     /// then the others, newest first.
-    pub(super) fn candidates(&self, ratchet: &PublicKey) -> Vec<Place> {
-        let current = self.current.iter().map(|session| (Place::Current, session.knows(ratchet)));
-        let archived = self.archived.iter().enumerate();
-        let archived = archived.map(|(index, one)| (Place::Archived(index), one.ratchets.contains(ratchet)));
-        let (mut first, rest): (Vec<_>, Vec<_>) = current.chain(archived).partition(|(_, knows)| *knows);
-        first.extend(rest);
-        first.into_iter().map(|(place, _)| place).collect()
+    pub(super) fn candidates(&self, ratchet: &PublicKey) -> impl Iterator<Item = Place> {
+        let sessions = move |known: bool| {
+            let current = self.current.iter().map(move |session| (Place::Current, session.knows(ratchet)));
+            let archived = self.archived.iter().enumerate();
+            let archived =
+                archived.map(move |(index, one)| (Place::Archived(index), one.ratchets.contains(ratchet)));
+            current.chain(archived).filter(move |(_, knows)| *knows == known).map(|(place, _)| place)
+        };
+        sessions(true).chain(sessions(false))
     }
 
     /// The session at a place, if it is decoded.
@@ -417,7 +450,7 @@ impl Archived {
         Ok(Self {
             base_key: front.base_key,
             initiator: front.initiator,
-            ratchets: front.ratchets,
+            ratchets: front.ratchets().collect(),
             stored: front.stored,
             bytes,
         })
@@ -425,7 +458,7 @@ impl Archived {
 }
 
 /// What stands before the secrets.
-struct Front {
+struct Front<'a> {
     initiator: bool,
     registration_id: u32,
     remote_identity: PublicKey,
@@ -433,7 +466,8 @@ struct Front {
     times: [u64; 3],
     pending: Option<Pending>,
     stored: usize,
-    ratchets: Vec<PublicKey>,
+    /// Of its chains, 32 bytes each.
+    ratchets: &'a [[u8; x25519::PUBLIC_KEY_BYTES]],
 }
 
 fn public(input: &mut Reader<'_>) -> Result<PublicKey, CodecError> {
@@ -449,15 +483,15 @@ fn chain_key(input: &mut Reader<'_>) -> Result<Option<ChainKey>, CodecError> {
     Ok(present.then(|| ChainKey::new(key)))
 }
 
-fn write_chain_key(out: &mut Writer, key: Option<&ChainKey>) {
+fn write_chain_key(out: &mut Writer<impl Sink>, key: Option<&ChainKey>) {
     match key {
         Some(key) => out.u8(1).raw(key.expose()),
         None => out.u8(0).raw(&[0; 32]),
     };
 }
 
-impl Front {
-    fn read(input: &mut Reader<'_>) -> Result<Self, CodecError> {
+impl<'a> Front<'a> {
+    fn read(input: &mut Reader<'a>) -> Result<Self, CodecError> {
         version(input)?;
         let initiator = input.bool()?;
         let registration_id = input.u32()?;
@@ -471,8 +505,12 @@ impl Front {
         if stored > MAX_STORED_KEYS || chains > MAX_RECEIVING_CHAINS {
             return Err(CodecError::Length);
         }
-        let ratchets = (0..chains).map(|_| public(input)).collect::<Result<_, _>>()?;
+        let (ratchets, _) = input.raw(chains * x25519::PUBLIC_KEY_BYTES)?.as_chunks();
         Ok(Self { initiator, registration_id, remote_identity, base_key, times, pending, stored, ratchets })
+    }
+
+    fn ratchets(&self) -> impl Iterator<Item = PublicKey> + use<'a> {
+        self.ratchets.iter().map(|ratchet| PublicKey(x25519::PublicKey::new(*ratchet)))
     }
 }
 
@@ -501,7 +539,7 @@ impl Session {
         SecretBytes::from(out.finish())
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Writer<impl Sink>) {
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let pending = self.pending.unwrap_or(Pending { prekey: None, signed: 0 });
         out.u8(VERSION)
@@ -546,7 +584,7 @@ impl Session {
         let (sending, next) = (chain_key(&mut input)?, input.u32()?);
         let mut left = front.stored;
         let mut receiving = Vec::with_capacity(front.ratchets.len());
-        for ratchet in front.ratchets {
+        for ratchet in front.ratchets() {
             let (key, next, count) = (chain_key(&mut input)?, input.u32()?, input.u32()?);
             let count = usize::try_from(count).map_err(|_| CodecError::Length)?;
             left = left.checked_sub(count).ok_or(CodecError::Length)?;

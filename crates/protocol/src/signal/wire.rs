@@ -13,6 +13,8 @@
 //! is what the MAC and the signature are over. The version byte of a PreKeyWhisperMessage is outside of the MAC and
 //! has the same one accepted value. Unknown fields are skipped when they are well-formed.
 
+use std::borrow::Cow;
+
 use stvor_crypto::Secret;
 
 use super::SignalError;
@@ -194,24 +196,24 @@ fn encode(message: &impl prost::Message, tail: usize) -> Vec<u8> {
     out
 }
 
-/// A message of a session, checked but not decrypted.
+/// A message of a session, checked but not decrypted. It borrows what came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WhisperMessage {
+pub struct WhisperMessage<'a> {
     pub(super) ratchet: PublicKey,
     pub(super) counter: u32,
     pub(super) previous: u32,
     pub(super) ciphertext: Vec<u8>,
     /// Version byte and fields, as they came.
-    pub(super) authenticated: Vec<u8>,
+    pub(super) authenticated: Cow<'a, [u8]>,
     pub(super) mac: [u8; MAC],
 }
 
-impl WhisperMessage {
+impl<'a> WhisperMessage<'a> {
     /// Parses a message.
     ///
     /// # Errors
     /// [`SignalError::Malformed`], [`SignalError::Version`], [`SignalError::TooLarge`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, SignalError> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, SignalError> {
         let fields = open(bytes, MAC, WHISPER)?;
         let (authenticated, mac) =
             bytes.split_last_chunk::<MAC>().ok_or(SignalError::Malformed("it is too short"))?;
@@ -222,9 +224,16 @@ impl WhisperMessage {
             counter: message.counter.unwrap_or(0),
             previous: message.previous_counter.unwrap_or(0),
             ciphertext: blocks(message.ciphertext)?,
-            authenticated: authenticated.to_vec(),
+            authenticated: Cow::Borrowed(authenticated),
             mac: *mac,
         })
+    }
+
+    /// One that borrows nothing.
+    pub(super) fn into_owned(self) -> WhisperMessage<'static> {
+        let Self { ratchet, counter, previous, ciphertext, authenticated, mac } = self;
+        let authenticated = Cow::Owned(authenticated.into_owned());
+        WhisperMessage { ratchet, counter, previous, ciphertext, authenticated, mac }
     }
 
     /// The number of the message in its chain, from 0.
@@ -248,7 +257,7 @@ impl WhisperMessage {
     /// The message as it came.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        [self.authenticated.as_slice(), &self.mac].concat()
+        [&*self.authenticated, &self.mac].concat()
     }
 
     /// What is encrypted: a number of blocks of 16 bytes.
@@ -281,7 +290,7 @@ pub struct PreKeyMessage {
     pub(super) registration_id: u32,
     pub(super) base_key: PublicKey,
     pub(super) identity: PublicKey,
-    pub(super) message: WhisperMessage,
+    pub(super) message: WhisperMessage<'static>,
 }
 
 impl PreKeyMessage {
@@ -298,7 +307,7 @@ impl PreKeyMessage {
             registration_id: outer.registration_id.unwrap_or(0),
             base_key: key(outer.base_key, "the base key is absent or malformed")?,
             identity: key(outer.identity_key, "the identity key is absent or malformed")?,
-            message: WhisperMessage::parse(&inner)?,
+            message: WhisperMessage::parse(&inner)?.into_owned(),
         })
     }
 
@@ -328,7 +337,7 @@ impl PreKeyMessage {
 
     /// The message inside.
     #[must_use]
-    pub fn message(&self) -> &WhisperMessage {
+    pub fn message(&self) -> &WhisperMessage<'static> {
         &self.message
     }
 
@@ -495,7 +504,9 @@ mod tests {
     fn duplicates_long_integers_and_truncation_are_refused() {
         let good = whisper();
         let fields = good[1..good.len() - MAC].to_vec();
-        let more = |extra: &[u8]| WhisperMessage::parse(&with(&[&fields[..], extra].concat()));
+        let more = |extra: &[u8]| {
+            WhisperMessage::parse(&with(&[&fields[..], extra].concat())).map(WhisperMessage::into_owned)
+        };
         assert!(more(&[]).is_ok());
         assert_eq!(more(&[0x10, 0]), Err(SignalError::Malformed("a field occurs twice")));
         assert_eq!(more(&[0x22, 0]), Err(SignalError::Malformed("a field occurs twice")));

@@ -35,7 +35,11 @@ impl Group {
 
     fn restart(&mut self) {
         for record in [&mut self.own, &mut self.member] {
-            *record = SenderKeyRecord::decode(record.encode().expose()).unwrap();
+            let stored = record.encode();
+            let mut room = vec![0xff; record.size()];
+            assert!(record.encode_into(&mut room));
+            assert_eq!(room, stored.expose(), "written in place, and as bytes");
+            *record = SenderKeyRecord::decode(stored.expose()).unwrap();
         }
     }
 }

@@ -112,7 +112,11 @@ impl Party {
 
     /// Through storage and back.
     pub(crate) fn restart(&mut self) {
-        self.record = SessionRecord::decode(self.record.encode().expose()).unwrap();
+        let stored = self.record.encode();
+        let mut room = vec![0xff; self.record.size()];
+        assert!(self.record.encode_into(&mut room));
+        assert_eq!(room, stored.expose(), "written in place, and as bytes");
+        self.record = SessionRecord::decode(stored.expose()).unwrap();
     }
 
     /// Through the JSON of libsignal-node and back.
