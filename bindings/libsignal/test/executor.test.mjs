@@ -291,7 +291,7 @@ test('every function of the native half catches panics', () => {
   for (const name of readdirSync(folder).filter((one) => one.endsWith('.rs'))) {
     for (const [, attribute] of readFileSync(new URL(name, folder), 'utf8').matchAll(/#\[napi(.*?)\]\n(?:\s*#\[.*\]\n)*\s*pub (?:async )?fn /g)) {
       // What exports the calls for each message runs once. They are closures, of which napi catches panics: the test above sees it.
-      assert.match(attribute, /catch_unwind|module_exports/, name);
+      assert.match(attribute, name === 'hot.rs' ? /^\(module_exports\)$/ : /catch_unwind/, name);
       functions += 1;
     }
   }

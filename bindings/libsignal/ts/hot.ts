@@ -86,13 +86,17 @@ const TEXTS = 8_192;
 
 let records = new Records(RECORDS);
 let others = new Records(RECORDS);
-let texts = textsOf(TEXTS);
+let texts = sharedTexts();
 
 /** Memory for texts, of zeroes: what was freed before may have been of records, and an application is given all of it. */
 function textsOf(size: number): Page {
-  const page = new Page(Buffer.alloc(size), 0);
-  // As node's pool: who transfers one text to another thread would take all others along.
-  if (size === TEXTS) markAsUntransferable?.(page.memory);
+  return new Page(Buffer.alloc(size), 0);
+}
+
+/** The same for several. As node's pool it stays where it is: who transfers one text to another thread would take all others along. */
+function sharedTexts(): Page {
+  const page = textsOf(TEXTS);
+  markAsUntransferable?.(page.memory);
   return page;
 }
 
@@ -111,7 +115,7 @@ function recordsFor(before: Buffer, length: number): Records {
 function textsFor(length: number): Page {
   if (length > TEXTS / 4) return textsOf(length);
   // Not the size that it had: there are ways to take memory away that heed no mark.
-  if (texts.used + length > texts.bytes.length) texts = textsOf(TEXTS);
+  if (texts.used + length > texts.bytes.length) texts = sharedTexts();
   return texts;
 }
 
@@ -139,13 +143,18 @@ function more(before: Buffer, now: number): void {
   prepare(before, words[At.RecordLength] as number, words[At.TextLength] as number, now);
 }
 
+/** The memory that bytes are in, whatever they say. */
+const memoryOf = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), 'buffer')?.get as (this: Uint8Array) => object;
+
 /**
  * What is given, where nothing writes while it is read: somebody may give bytes that share the memory of texts, or that of another thread. Before room is
  * made, for what is asked of bytes that somebody gives may be theirs to answer, with another call for example.
  */
 function apart(input: Buffer): Buffer {
-  const memory = input.buffer as object;
-  return memory === texts.memory || !(memory instanceof ArrayBuffer) ? Buffer.from(input) : input;
+  const memory = memoryOf.call(input);
+  if (memory !== texts.memory && memory instanceof ArrayBuffer) return input;
+  const copy = new Uint8Array(input);
+  return bytesAt(copy.buffer as ArrayBuffer, 0, copy.length);
 }
 
 function checked(done: boolean): void {

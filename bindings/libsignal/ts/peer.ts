@@ -30,7 +30,7 @@ const SESSION = Object.freeze(['no-post-quantum', 'short-mac']);
 /** @internal Who we are, as the native half wants it. */
 export interface Packed {
   readonly bytes: Buffer;
-  /** The same without what is secret, for a slip: our public key and registration id. Of keys of wrong lengths zeroes, which are no key either. */
+  /** The same without what is secret, for a slip: our public key and registration id. Of keys of wrong lengths both are zeroes, which are no key either. */
   readonly slip: Buffer;
   /** Our public key and registration id, as a key of a map. */
   readonly who: string;
@@ -50,13 +50,10 @@ function packedBefore({ pubKey, privKey }: KeyPair, known: Packed | undefined): 
   return same(known.pair.pubKey, pubKey) && same(known.pair.privKey, privKey) ? known : undefined;
 }
 
-/** Keys of which this many bytes are the same are the same: that two of anybody agree in 15 bytes behind the kind, and in 16 of a private one, does not occur. */
-const ENOUGH = 16;
-
 /** In a time that tells nothing of where they differ. For keys this is faster than a call of Node. */
 function same(a: Uint8Array, b: Uint8Array): boolean {
   let other = a.length ^ b.length;
-  for (let at = 0; at < ENOUGH; at += 1) other |= (a[at] as number) ^ (b[at] as number);
+  for (let at = 0; at < a.length; at += 1) other |= (a[at] as number) ^ (b[at] as number);
   return other === 0;
 }
 
@@ -69,8 +66,9 @@ export function packed({ identity, registrationId }: Own): Packed {
   id.writeUInt32BE(idOf(registrationId, 'a registration id'), 0);
   const pubKey = publicKeyOf(identity.pubKey, 'our public key');
   const privKey = bytesOf(identity.privKey, 'our private key');
-  const bytes = Buffer.concat([pubKey, privKey, id]);
-  const slip = pubKey.length === 33 && privKey.length === 32 ? Buffer.concat([pubKey, id]) : Buffer.alloc(37);
+  const whole = pubKey.length === 33 && privKey.length === 32;
+  const bytes = whole ? Buffer.concat([pubKey, privKey, id]) : Buffer.alloc(69);
+  const slip = whole ? Buffer.concat([pubKey, id]) : Buffer.alloc(37);
   const pair = { pubKey: Buffer.from(identity.pubKey), privKey: Buffer.from(identity.privKey) };
   const made = { bytes, slip, who: whoOf(pubKey, registrationId), registrationId, pair };
   packedIdentities.set(identity, made);
